@@ -1,0 +1,70 @@
+"""Owns a whole (not streamed) answer: whether it is one, what it used, and its bytes under the alias's name. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from gateway.metering import meters_from_usage
+from models.prices import Meters
+
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_choices = msgspec.json.Decoder(list[dict[str, Any]]).decode
+_encode = msgspec.json.Encoder().encode
+_NULL = Raw(b"null")
+
+
+class NotAnAnswer(Exception):
+    """The provider's body is an error or no completion. `str()` is for our log, never for the client."""
+
+
+class Answer(msgspec.Struct):
+    body: bytes
+    meters: Meters | None
+    fields: dict[str, Raw]
+
+    def text(self) -> str:
+        """Everything the model wrote, for an estimate when nobody counted it."""
+        parts: list[str] = []
+        for choice in _decode_choices(self.fields["choices"]):
+            message = choice.get("message") or {}
+            for name in ("content", "reasoning_content", "reasoning", "refusal"):
+                if isinstance(message.get(name), str):
+                    parts.append(message[name])
+            if message.get("tool_calls"):
+                parts.append(json.dumps(message["tool_calls"]))
+        return "\n".join(parts)
+
+
+def read_answer(body: bytes, alias: str) -> Answer:
+    """Raises NotAnAnswer."""
+    try:
+        fields = _decode_fields(body)
+    except (msgspec.DecodeError, RecursionError):
+        fields = _read_loosely(body)
+    if fields.get("error", _NULL) != _NULL:
+        raise NotAnAnswer(f"an error with status 200: {bytes(fields['error'])[:500]!r}")
+    choices = fields.get("choices", _NULL)
+    if bytes(memoryview(choices)[:2]) in (b"nu", b"[]") or bytes(memoryview(choices)[:1]) != b"[":
+        raise NotAnAnswer(f"no choices: {body[:200]!r}")
+    usage = fields.get("usage", _NULL)
+    meters = None if usage == _NULL else meters_from_usage(usage)
+    if usage == _NULL:
+        fields.pop("usage", None)
+    fields["model"] = Raw(_encode(alias))
+    fields.setdefault("object", Raw(b'"chat.completion"'))
+    return Answer(_encode(fields), meters, fields)
+
+
+def _read_loosely(body: bytes) -> dict[str, Raw]:
+    """Some providers write NaN. Python reads it; what goes on to the client is null, for nobody else does."""
+    try:
+        value = json.loads(body, parse_constant=lambda _name: None)
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return {name: Raw(_encode(item)) for name, item in value.items()}
+    except (ValueError, RecursionError, UnicodeDecodeError):
+        raise NotAnAnswer(f"not JSON: {body[:200]!r}") from None

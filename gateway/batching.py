@@ -1,0 +1,81 @@
+"""Owns natural batching: while one batch is being applied the next one gathers. Nobody waits for a timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+C = TypeVar("C")
+
+RETRY: Any = object()
+"""An outcome that puts its command back at the head of the queue."""
+
+
+class Batcher(Generic[C]):
+    """Calls `apply(commands)` with all that waits, one batch at a time, and hands each waiter its own outcome.
+
+    `apply` returns one outcome a command: a value, an exception (raised for its waiter), or RETRY. `abandoned(command,
+    outcome)` hears of outcomes whose waiter was cancelled meanwhile; the command itself is applied all the same.
+    """
+
+    def __init__(
+        self,
+        apply: Callable[[Sequence[C]], Awaitable[Sequence[Any]]],
+        *,
+        abandoned: Callable[[C, Any], None],
+        most: int = 512,
+    ) -> None:
+        self._apply = apply
+        self._abandoned = abandoned
+        self._most = most
+        self._queue: list[tuple[C, asyncio.Future[Any]]] = []
+        self._runner: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def submit(self, command: C) -> asyncio.Future[Any]:
+        """Queue a command. It will be applied whatever becomes of the future."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._queue.append((command, future))
+        if self._runner is None:
+            self._runner = loop.create_task(self._run())
+        return future
+
+    async def drained(self) -> None:
+        """Wait until nothing is queued or being applied."""
+        while self._runner is not None:
+            await asyncio.wait([self._runner])
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[: self._most], self._queue[self._most :]
+                commands = [command for command, _ in batch]
+                # Taken from the queue, but not lost: a batch that failed as a whole goes to its waiters as the error.
+                try:
+                    outcomes: Sequence[Any] = await self._apply(commands)
+                except Exception as error:
+                    outcomes = [error] * len(batch)
+                self._resolve(batch, outcomes)
+        finally:
+            self._runner = None
+
+    def _resolve(self, batch: list[tuple[C, asyncio.Future[Any]]], outcomes: Sequence[Any]) -> None:
+        again = []
+        for (command, future), outcome in zip(batch, outcomes, strict=True):
+            if outcome is RETRY:
+                again.append((command, future))
+            elif future.cancelled():
+                self._abandoned(command, outcome)
+            elif isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        if again:
+            self._queue = again + self._queue

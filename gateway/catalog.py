@@ -1,0 +1,225 @@
+"""Owns what may be called: an immutable snapshot of aliases, prices, routes and limits, swapped when the change feed says.
+
+A request reads one snapshot and never the database. Prices dated ahead are in it, and take effect at their second.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from gateway.limits import Limit
+from models.changes import CATALOG, LIMITS
+from models.database import Database
+from models.errors import ModelNotAllowed
+from models.ids import now_us
+from models.prices import PriceVersion, Rates, price_from_row
+from models.secrets import Seal
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One way to serve an alias, with everything that calling it needs, made ready once."""
+
+    id: int
+    provider: str
+    url: URL
+    headers: CIMultiDictProxy[str]
+    credential: str
+    upstream_model: str
+    position: int
+    weight: int
+    max_tokens_field: str
+    cost: Rates | None
+    limits: tuple[Limit, ...]
+
+
+class Alias(msgspec.Struct, frozen=True):
+    """A published model with at least one enabled route. `prices` ascends by date: the one in force, then later ones."""
+
+    id: int
+    name: str
+    owned_by: str
+    created_s: int
+    context_tokens: int
+    max_output_tokens: int
+    media_tokens: int
+    prices: tuple[PriceVersion, ...]
+    routes: tuple[Route, ...]
+
+    def price_at(self, at_us: int) -> PriceVersion | None:
+        found = None
+        for price in self.prices:
+            if price.effective_us > at_us:
+                break
+            found = price
+        return found
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    aliases: dict[str, Alias]
+    defaults: dict[str, tuple[Limit, ...]]  # by subject: "key", "account", "route"
+
+    def find(self, name: str, scope: frozenset[int], at_us: int) -> tuple[Alias, PriceVersion]:
+        """The alias if this scope may call it now, and its price. Raises ModelNotAllowed, the same for every reason."""
+        alias = self.aliases.get(name)
+        if alias is not None and alias.id in scope:
+            price = alias.price_at(at_us)
+            if price is not None:
+                return alias, price
+        raise ModelNotAllowed(
+            f"This API key may not use the model {name[:200]!r}, or the model is not available. GET /v1/models lists "
+            "the models of this key; its scope can be changed in the dashboard."
+        )
+
+    def listed(self, scope: frozenset[int], at_us: int) -> list[tuple[Alias, PriceVersion]]:
+        """Every alias that `find` would find."""
+        found = []
+        for alias in self.aliases.values():
+            price = alias.price_at(at_us) if alias.id in scope else None
+            if price is not None:
+                found.append((alias, price))
+        return found
+
+
+async def load_snapshot(database: Database, seal: Seal) -> Snapshot:
+    """Read the catalog in four queries."""
+    now = now_us()
+    limits = await _load_limits(database)
+    defaults = {subject: tuple(limits.get((f"default_{subject}", 0), ())) for subject in ("key", "account", "route")}
+    routes: dict[int, list[Route]] = defaultdict(list)
+    for row in await database.rows(
+        "SELECT r.id, r.model_id, r.upstream_model, r.position, r.weight, r.cost_input_nano, r.cost_cached_input_nano,"
+        " r.cost_cache_write_nano, r.cost_output_nano, p.name, p.base_url, p.credential, p.max_tokens_field"
+        " FROM route r JOIN provider p ON p.id = r.provider_id WHERE r.enabled ORDER BY r.position, r.id"
+    ):
+        own = limits.get(("route", row["id"])) or [_for(limit, row["id"]) for limit in defaults["route"]]
+        routes[row["model_id"]].append(_route(row, seal, tuple(own)))
+    prices = await _load_prices(database, now)
+    aliases: dict[str, Alias] = {}
+    for row in await database.rows("SELECT * FROM model WHERE published ORDER BY alias"):
+        if routes[row["id"]] and prices[row["id"]]:
+            aliases[row["alias"]] = Alias(
+                id=row["id"],
+                name=row["alias"],
+                owned_by=row["owned_by"],
+                created_s=row["created_us"] // 1_000_000,
+                context_tokens=row["context_tokens"],
+                max_output_tokens=row["max_output_tokens"],
+                media_tokens=row["media_tokens"],
+                prices=tuple(prices[row["id"]]),
+                routes=tuple(routes[row["id"]]),
+            )
+    return Snapshot(aliases, defaults)
+
+
+async def limits_of(database: Database, snapshot: Snapshot, key_id: int, account_id: int) -> tuple[Limit, ...]:
+    """The key's and the account's limits; defaults for a subject that has none of its own."""
+    limits = await _load_limits(
+        database, " WHERE (subject = 'key' AND subject_id = ?) OR (subject = 'account' AND subject_id = ?)",
+        [key_id, account_id],
+    )  # fmt: skip
+    found: list[Limit] = []
+    for subject, id_ in (("key", key_id), ("account", account_id)):
+        found += limits.get((subject, id_)) or [_for(limit, id_) for limit in snapshot.defaults[subject]]
+    return tuple(found)
+
+
+async def _load_limits(
+    database: Database,
+    where: str = " WHERE subject NOT IN ('key', 'account')",
+    values: list[Any] | None = None,
+) -> dict[tuple[str, int], list[Limit]]:
+    limits: dict[tuple[str, int], list[Limit]] = defaultdict(list)
+    for row in await database.rows(
+        f'SELECT subject, subject_id, unit, quota, window_s FROM "limit"{where} ORDER BY id', values
+    ):
+        subject = row["subject"].removeprefix("default_")
+        limit = Limit(subject, row["subject_id"], row["unit"], row["quota"], row["window_s"])
+        limits[row["subject"], row["subject_id"]].append(limit)
+    return limits
+
+
+def _for(limit: Limit, subject_id: int) -> Limit:
+    return msgspec.structs.replace(limit, subject_id=subject_id)
+
+
+async def _load_prices(database: Database, now: int) -> dict[int, list[PriceVersion]]:
+    """By model: the price in force and all that come after it."""
+    prices: dict[int, list[PriceVersion]] = defaultdict(list)
+    for row in await database.rows(
+        "SELECT p.* FROM price p WHERE p.effective_us >= COALESCE((SELECT MAX(q.effective_us) FROM price q"
+        " WHERE q.model_id = p.model_id AND q.effective_us <= ?), 0) ORDER BY p.model_id, p.effective_us",
+        [now],
+    ):
+        prices[row["model_id"]].append(price_from_row(row))
+    return prices
+
+
+def _route(row: dict[str, Any], seal: Seal, limits: tuple[Limit, ...]) -> Route:
+    credential = seal.open(row["credential"])
+    headers = CIMultiDict({"Content-Type": "application/json", "User-Agent": "supertomorrow-gateway"})
+    if credential:
+        headers["Authorization"] = f"Bearer {credential}"
+    cost = None
+    if row["cost_input_nano"] is not None:
+        fresh = row["cost_input_nano"]
+        cost = Rates(
+            fresh,
+            fresh if row["cost_cached_input_nano"] is None else row["cost_cached_input_nano"],
+            fresh if row["cost_cache_write_nano"] is None else row["cost_cache_write_nano"],
+            row["cost_output_nano"] or 0,
+        )
+    return Route(
+        id=row["id"],
+        provider=row["name"],
+        url=URL(row["base_url"].rstrip("/") + "/chat/completions"),
+        headers=CIMultiDictProxy(headers),
+        credential=credential,
+        upstream_model=row["upstream_model"],
+        position=row["position"],
+        weight=row["weight"],
+        max_tokens_field=row["max_tokens_field"],
+        cost=cost,
+        limits=limits,
+    )
+
+
+class Catalog:
+    """The current snapshot, and where in the change feed it stands."""
+
+    def __init__(self, database: Database, seal: Seal) -> None:
+        self._database = database
+        self._seal = seal
+        self._last_change = 0
+        self.snapshot = Snapshot({}, {"key": (), "account": (), "route": ()})
+        self.read_at_us = 0
+
+    async def start(self) -> None:
+        self._last_change = await self._newest_change()
+        self.snapshot = await load_snapshot(self._database, self._seal)
+        self.read_at_us = now_us()
+
+    async def follow(self, on_key: Callable[[str, int], None], on_limits: Callable[[], None]) -> None:
+        """Act on every change since the last call. One that could not be acted upon is read again by the next call."""
+        rows = await self._database.rows(
+            "SELECT id, kind, subject_id FROM change WHERE id > ? ORDER BY id LIMIT 1000", [self._last_change]
+        )
+        kinds = {row["kind"] for row in rows}
+        if kinds & {CATALOG, LIMITS}:
+            self.snapshot = await load_snapshot(self._database, self._seal)
+        if LIMITS in kinds:
+            on_limits()
+        for kind, subject_id in {(row["kind"], row["subject_id"]) for row in rows}:
+            on_key(kind, subject_id)
+        if rows:
+            self._last_change = rows[-1]["id"]
+        self.read_at_us = now_us()
+
+    async def _newest_change(self) -> int:
+        rows = await self._database.rows("SELECT MAX(id) AS id FROM change")
+        return rows[0]["id"] or 0

@@ -1,0 +1,156 @@
+"""Owns the running of a server process: its lock, socket, logs, and what lives beside it. What it serves: `app.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from gateway.settings import Settings
+from models.database import Database, DatabaseUrl, file_lock, open_database, pending_migrations
+from models.errors import DomainError, SetupError
+
+if TYPE_CHECKING:
+    from sanic import Sanic
+
+BACKLOG = 4096
+# Two descriptors a running request: the client's connection and the provider's.
+OPEN_FILES = 65_536
+FIRST, LAST = 1_000, -1_000
+
+
+def run_server(
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    banner: Callable[[str], None] | None = None,
+    beside: Callable[[], AbstractAsyncContextManager[None]] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT. `banner` gets the address once the server answers.
+
+    `beside` is entered in the server's own event loop before anything else starts, and left after all else has stopped.
+    Raises SetupError when another server has this database, or the port is taken.
+    """
+    with _only_server(settings.database), _listen(host, port) as listener:
+        from gateway.app import create_app
+
+        app: Sanic[Any, Any] = create_app(settings)
+        if beside is not None:
+            _run_beside(app, beside())
+        if banner is not None:
+            url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}"
+            app.register_listener(lambda _: banner(url), "after_server_start", priority=LAST)
+        app.register_listener(_stop_on_signal, "after_server_start", priority=FIRST)
+        _allow_open_files()
+        _quiet_logs()
+        app.run(sock=listener, single_process=True, register_sys_signals=False, motd=False, access_log=False)
+
+
+async def check_setup(settings: Settings) -> None:
+    """Raises SetupError with the remedy for what this server cannot be started with."""
+    if settings.workers > 1 and settings.database.dialect == "sqlite":
+        raise SetupError(
+            "GATEWAY_WORKERS: SQLite is served by one worker; use PostgreSQL (GATEWAY_DATABASE_URL) and Redis "
+            "(GATEWAY_REDIS_URL) for more, or set it to 1"
+        )
+    if settings.workers > 1 and not settings.redis_url:
+        raise SetupError("GATEWAY_REDIS_URL: required with more than one worker, to share limits")
+    if settings.workers > 1:
+        raise SetupError("GATEWAY_WORKERS: this version serves with one worker; set it to 1")
+    async with open_database(settings.database, pool=1) as database:
+        await check_schema(database)
+
+
+async def check_schema(database: Database) -> None:
+    """Raises SetupError unless every migration is applied."""
+    missing = await pending_migrations(database)
+    if missing:
+        count = f"{len(missing)} migration{'s' if len(missing) > 1 else ''}"
+        raise SetupError(f"the database {database.url.shown} needs {count}; run: gateway migrate")
+
+
+@contextlib.contextmanager
+def _only_server(url: DatabaseUrl) -> Iterator[None]:
+    """SQLite has one writer, so one server: the lock is held for the life of this process."""
+    if url.path is None:
+        yield
+        return
+    url.path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(file_lock(url.path.with_name(url.path.name + ".lock")))
+        except BlockingIOError:
+            raise SetupError(f"another server is already running on {url.path}; stop it first") from None
+        yield
+
+
+@contextlib.contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SetupError(f"port {port} on {host} is in use; choose another with --port") from None
+        raise SetupError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    with listener:
+        yield listener
+
+
+def _run_beside(app: Sanic[Any, Any], companion: AbstractAsyncContextManager[None]) -> None:
+    async def enter(_: Sanic[Any, Any]) -> None:
+        await companion.__aenter__()
+
+    async def leave(_: Sanic[Any, Any]) -> None:
+        await companion.__aexit__(None, None, None)
+
+    # Sanic runs the listeners of a stop in the reverse order, so the same priority makes this the last of them.
+    app.register_listener(enter, "before_server_start", priority=FIRST)
+    app.register_listener(leave, "after_server_stop", priority=FIRST)
+
+
+def _stop_on_signal(app: Sanic[Any, Any]) -> None:
+    """The first signal begins the graceful stop, further ones change nothing.
+
+    Sanic's own handlers stop the loop again when a signal is repeated, in the middle of the drain, which cuts it short.
+    """
+    seen: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if not seen:
+            app.loop.call_soon_threadsafe(app.stop, False)
+        seen.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _shown_host(host: str) -> str:
+    """How a client on this machine writes the address."""
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"[{local}]" if ":" in local else local
+
+
+def _allow_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _quiet_logs() -> None:
+    """Sanic tells of every step of its start; and a refusal of ours is one line, without the traceback it adds."""
+    for name in ("sanic.root", "sanic.server"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("sanic.error").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], DomainError))
+    )

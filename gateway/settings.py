@@ -1,0 +1,77 @@
+"""Owns the settings: what can be set, its default, and the one line an operator reads when a value is wrong."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from models.database import DEFAULT_URL, DatabaseUrl, parse_url, project_folder
+from models.errors import SetupError
+
+PREFIX = "GATEWAY_"
+Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Read from the environment and `.env`; an empty variable is unset. Descriptions are shown by `serve --help`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    database_url: str = Field(DEFAULT_URL, description="sqlite://PATH or postgres://user:password@host:port/name")
+    redis_url: str | None = Field(None, description="redis://host:port/0, shares limits between workers")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    workers: int = Field(1, ge=1, le=256, description="worker processes; more than one needs PostgreSQL and Redis")
+    secret_key: SecretStr | None = Field(
+        None, min_length=16, description="signs sessions, seals credentials; made beside a SQLite database when absent"
+    )
+    brand: str = Field("SuperTomorrow", description="the name that customers read")
+    signup: Literal["closed", "invite", "open"] = Field("closed", description="who may create an account")
+    upstream_connect_timeout_s: float = Field(10.0, gt=0, description="to connect to a provider")
+    upstream_first_byte_timeout_s: float = Field(120.0, gt=0, description="until a provider's answer begins")
+    upstream_idle_timeout_s: float = Field(60.0, gt=0, description="longest silence inside an answer")
+    write_timeout_s: float = Field(
+        60.0, gt=0, description="how long a client may stop reading before it counts as gone"
+    )
+    keep_alive_s: float = Field(15.0, gt=0, description="a comment goes into a silent stream this often")
+    drain_s: float = Field(
+        5.0, ge=0, description="reads on after a client left a stream, to charge what was used; 0 = cut"
+    )
+    drain_max: int = Field(200, ge=0, description="streams read on at once after their clients left")
+    shutdown_s: float = Field(30.0, ge=0, description="how long running requests may take to finish on SIGTERM")
+    body_max_mib: int = Field(32, ge=1, le=1024, description="largest request body")
+    cooldown_after: int = Field(3, ge=1, description="failures in a row until a route rests")
+    cooldown_s: float = Field(5.0, gt=0, description="first rest of a failing route; doubles up to a minute")
+    spool_dir: Path | None = Field(None, description="where settlements wait while the database is away")
+    metrics_allow: Networks = Field((), description="networks that may read /metrics, beside loopback; comma separated")
+    trusted_proxies: Networks = Field((), description="only these may set X-Forwarded-*; comma separated")
+
+    @field_validator("metrics_allow", "trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(ipaddress.ip_network(part.strip()) for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def database(self) -> DatabaseUrl:
+        return parse_url(self.database_url)
+
+
+def load_settings(**given: object) -> Settings:
+    """Settings from the environment, `.env` and `given`. Raises SetupError naming the variable and the remedy."""
+    try:
+        settings = Settings(_env_file=project_folder() / ".env", **given)  # type: ignore[arg-type,call-arg]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else PREFIX
+        field = Settings.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+        meaning = f" ({field.description})" if field is not None and field.description else ""
+        shown = "" if name.endswith("SECRET_KEY") else f", got {first['input']!r}"
+        raise SetupError(f"{name}: {first['msg']}{shown}{meaning}") from None
+    parse_url(settings.database_url)
+    return settings

@@ -1,0 +1,229 @@
+"""Owns one request's books: what was held, admitted and tried for it, and that it is settled exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.limits import Admission
+from gateway.metering import estimate_tokens
+from models.ids import new_request_id, now_us
+from models.money import Capture, Release, Settled
+from models.prices import NANO_PER_CREDIT, Meters, PriceVersion
+
+if TYPE_CHECKING:
+    from gateway.asks import Ask
+    from gateway.auth import Caller
+    from gateway.catalog import Alias, Route
+    from gateway.gateway import Gateway
+
+# Without max_tokens nobody knows; most answers are shorter than this.
+_OUTPUT_ESTIMATE = 1_000
+SERVED, FAILED, LEFT = "served", "failed", "left"
+# Counting a long text takes a moment; beyond this many characters the moment is spent in a thread.
+_MOST_INLINE_CHARS = 100_000
+_NOTHING = Meters()
+_encode = msgspec.json.Encoder().encode
+
+
+class Turn:
+    """Made for every request to chat completions; `close` gives back whatever is still taken."""
+
+    __slots__ = (
+        "_attempt_started",
+        "admission",
+        "alias",
+        "ask",
+        "at_us",
+        "attempts",
+        "bound",
+        "caller",
+        "first_byte_s",
+        "gateway",
+        "handed_over",
+        "held_nano",
+        "input_ceiling",
+        "placed",
+        "price",
+        "request_id",
+        "route",
+        "route_admission",
+        "settled",
+        "started",
+    )
+
+    caller: Caller
+    ask: Ask
+    alias: Alias
+    price: PriceVersion
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.at_us = now_us()
+        self.started = time.monotonic()
+        self.request_id = new_request_id(self.at_us)
+        self.admission: Admission | None = None
+        self.route_admission: Admission | None = None
+        self.placed = False
+        self.settled = False
+        self.held_nano = 0
+        self.input_ceiling = 0
+        self.bound: int | None = None
+        self.route: Route | None = None
+        self.attempts: list[dict[str, Any]] = []
+        self._attempt_started = 0.0
+        self.first_byte_s = 0.0
+        # The handler is gone, a drain settles: until then the places stay taken.
+        self.handed_over = False
+
+    # ── hold ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def hold(self) -> None:
+        """Hold what this request can cost at most, and bound its output to what is covered.
+
+        Raises InsufficientCredits before any provider is called.
+        """
+        ask, alias = self.ask, self.alias
+        self.input_ceiling = ask.input_ceiling(alias.context_tokens, alias.media_tokens)
+        input_rate, output_rate = self.price.dearest(self.at_us, self.input_ceiling)
+        input_nano = self.input_ceiling * input_rate
+        cap = alias.max_output_tokens
+        most_tokens = cap if ask.max_tokens is None else min(ask.max_tokens, cap)
+        least_tokens = 1 if ask.max_tokens is None else most_tokens
+        each_nano = output_rate * ask.n
+        self.held_nano = await self.gateway.billing.place(
+            self.request_id,
+            self.caller.account_id,
+            input_nano + least_tokens * each_nano,
+            input_nano + most_tokens * each_nano,
+            price_id=self.price.id,
+            at_us=self.at_us,
+        )
+        self.placed = True
+        self.bound = min(most_tokens, (self.held_nano - input_nano) // each_nano) if each_nano else most_tokens
+
+    def upstream_body(self, route: Route) -> bytes:
+        return self.ask.body_for(route.upstream_model, bound=self.bound, max_tokens_field=route.max_tokens_field)
+
+    @property
+    def token_estimate(self) -> int:
+        """What this request will probably use, for token limits; corrected when it is settled."""
+        asked = self.ask.max_tokens
+        output = min(_OUTPUT_ESTIMATE if asked is None else asked, self.alias.max_output_tokens)
+        return self.ask.input_estimate() + output * self.ask.n
+
+    # ── attempts ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin_attempt(self, route: Route) -> None:
+        self.route = route
+        self._attempt_started = time.monotonic()
+
+    @property
+    def current_route(self) -> Route:
+        assert self.route is not None
+        return self.route
+
+    def first_byte(self) -> None:
+        if not self.first_byte_s:
+            self.first_byte_s = time.monotonic() - self.started
+
+    def end_attempt(self, status: int, cost_nano: int = 0) -> None:
+        """Note how one route answered; `status` 0 is no answer at all."""
+        route = self.current_route
+        ms = int((time.monotonic() - self._attempt_started) * 1000)
+        self.attempts.append({"route": route.id, "status": status, "ms": ms, "cost_nano": cost_nano})
+        self.gateway.metrics.count_attempt(route.id, status)
+
+    # ── settle, once ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def capture(self, meters: Meters, *, estimated: bool = False, outcome: str = SERVED) -> asyncio.Future[Settled]:
+        """Charge price × tokens; an estimate never more than was held. The future resolves when it is durable."""
+        assert not self.settled
+        self.settled = True
+        charge_nano = self.price.charge_nano(meters, self.at_us)
+        if estimated:
+            charge_nano = min(charge_nano, self.held_nano)
+        cost = self.current_route.cost
+        self.end_attempt(200, cost.charge_nano(meters) if cost is not None else 0)
+        usage = self._usage_row(outcome, meters, estimated)
+        self._correct_limits(meters.total)
+        self.gateway.metrics.count_charge(self.alias.name, meters, charge_nano / NANO_PER_CREDIT, estimated)
+        return self.gateway.billing.capture(
+            Capture(self.request_id, self.caller.account_id, charge_nano, now_us(), usage)
+        )
+
+    def release(self, outcome: str) -> None:
+        """Charge nothing. A request that reached a provider leaves its record; others leave no trace but the hold."""
+        if self.settled or not self.placed or self.handed_over:
+            return
+        self.settled = True
+        usage = self._usage_row(outcome, _NOTHING, False) if self.attempts else None
+        self.gateway.billing.release(Release(self.request_id, self.caller.account_id, now_us(), usage))
+
+    async def estimate(self, text: str | bytes) -> Meters:
+        """Meters by our own count, for a provider that did not count, or counted nonsense."""
+        written = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        prompt = self.ask.prompt_text()
+        if len(written) + len(prompt) > _MOST_INLINE_CHARS:
+            counts = await asyncio.to_thread(lambda: (estimate_tokens(prompt), estimate_tokens(written)))
+        else:
+            counts = estimate_tokens(prompt), estimate_tokens(written)
+        media = self.ask.media_parts * self.alias.media_tokens
+        return Meters(fresh=min(self.input_ceiling, counts[0] + 4 * self.ask.messages + media), output=counts[1])
+
+    def give_back(self) -> None:
+        """A refusal or failure: tokens that nobody used are given back with the places."""
+        for admission in (self.admission, self.route_admission):
+            if admission is not None:
+                self.gateway.limiter.refund(admission)
+
+    def close(self) -> None:
+        """The places are free again. Safe to repeat."""
+        if self.handed_over:
+            return
+        for admission in (self.admission, self.route_admission):
+            if admission is not None:
+                self.gateway.limiter.leave(admission)
+
+    def headers(self) -> dict[str, str]:
+        """What every response to this request carries."""
+        headers = {"x-request-id": self.request_id}
+        if self.admission is not None:
+            headers |= self.gateway.limiter.headers(self.admission.limits)
+        return headers
+
+    def count_answer(self, status: int) -> None:
+        alias = getattr(self, "alias", None)
+        name = alias.name if alias is not None else ""
+        self.gateway.metrics.count_answer(name, status, time.monotonic() - self.started, self.first_byte_s)
+
+    def _correct_limits(self, tokens: int) -> None:
+        for admission in (self.admission, self.route_admission):
+            if admission is not None and admission.limits:
+                self.gateway.limiter.correct(admission, tokens)
+
+    def _usage_row(self, outcome: str, meters: Meters, estimated: bool) -> tuple[Any, ...]:
+        """The columns of `models.ledger.USAGE_COLUMNS`, in their order."""
+        return (
+            self.request_id,
+            self.at_us,
+            self.caller.account_id,
+            self.caller.key_id,
+            self.alias.id,
+            self.attempts[-1]["route"],
+            self.price.id,
+            outcome,
+            self.ask.stream,
+            estimated,
+            meters.fresh,
+            meters.cached,
+            meters.written,
+            meters.output,
+            int(self.first_byte_s * 1000),
+            int((time.monotonic() - self.started) * 1000),
+            sum(attempt["cost_nano"] for attempt in self.attempts),
+            _encode(self.attempts).decode(),
+        )

@@ -1,0 +1,47 @@
+"""Owns the small checks of what operators type: texts, whole numbers, choices. Prices: see `price_terms.py`."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+from models.errors import BadInput
+
+MOST_BIGINT = 2**62
+
+
+def check_text(value: object, *, field: str, most: int, spaces: bool = True, lines: bool = False) -> str:
+    """`value` without spaces around it. Raises BadInput for other types, wrong lengths and control characters."""
+    if not isinstance(value, str):
+        raise BadInput(f"{field}: must be text, not {type(value).__name__}", field=field)
+    text = value.strip() if spaces else value
+    if not 1 <= len(text) <= most:
+        raise BadInput(f"{field}: must have 1 to {most} characters, got {len(text)}", field=field)
+    allowed = "\n\t" if lines else ""
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in allowed for c in text):
+        raise BadInput(f"{field}: {text!r} has control characters; remove them", field=field)
+    if not spaces and any(c.isspace() for c in text):
+        raise BadInput(f"{field}: {text!r} has spaces; remove them", field=field)
+    return text
+
+
+def check_whole(value: object, *, field: str, least: int, most: int = MOST_BIGINT) -> int:
+    """`value` as it is. Raises BadInput unless it is an int (not a bool) from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadInput(f"{field}: must be a whole number, not {value!r}", field=field)
+    if not least <= value <= most:
+        raise BadInput(f"{field}: must be from {least} to {most}, got {value}", field=field)
+    return value
+
+
+def check_choice(value: object, *, field: str, choices: Iterable[str]) -> str:
+    """`value` as it is. Raises BadInput naming the choices when it is none of them."""
+    known = tuple(choices)
+    if not isinstance(value, str) or value not in known:
+        raise BadInput(f"{field}: must be one of {', '.join(known)}, got {value!r}", field=field)
+    return value
+
+
+def check_reason(value: object) -> str:
+    """The reason that an auditor will read. Raises BadInput when it is empty."""
+    return check_text(value, field="reason", most=2_000, lines=True)

@@ -1,0 +1,40 @@
+"""Owns the clock and the ids: microseconds since 1970 in UTC, and UUIDv7 request ids that sort by time."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+
+SECOND_US = 1_000_000
+DAY_US = 86_400 * SECOND_US
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC, by this machine's clock."""
+    return time.time_ns() // 1000
+
+
+def new_request_id(at_us: int) -> str:
+    """A UUIDv7 made of `at_us` (its milliseconds and, in `rand_a`, their 4096ths) and 62 random bits.
+
+    The sub-millisecond part keeps ids of one process nearly ascending, so the usage table is appended to, not shuffled.
+    """
+    ms, rest_us = divmod(at_us, 1000)
+    head = f"{ms:012x}"
+    tail = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
+    end = f"{tail:016x}"
+    return f"{head[:8]}-{head[8:]}-7{rest_us * 4096 // 1000:03x}-{end[:4]}-{end[4:]}"
+
+
+def to_datetime(at_us: int) -> datetime:
+    """An aware UTC datetime of a moment in microseconds."""
+    return datetime.fromtimestamp(at_us // SECOND_US, UTC).replace(microsecond=at_us % SECOND_US)
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds of an aware datetime, exact (no float). Naive datetimes are refused with ValueError."""
+    if moment.tzinfo is None:
+        raise ValueError("the datetime has no time zone")
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * SECOND_US + delta.microseconds

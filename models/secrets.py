@@ -1,0 +1,108 @@
+"""Owns secrets at rest: the server's own key, sealed provider credentials, hashed API keys, hashed passwords."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+from cryptography.fernet import Fernet, InvalidToken
+
+from models.database import DatabaseUrl
+from models.errors import SetupError
+
+KEY_PREFIX = "sk-st-"
+_passwords = PasswordHasher()
+
+
+def load_secret_key(url: DatabaseUrl, given: str | None, *, create: bool = False) -> str:
+    """`GATEWAY_SECRET_KEY`, or the file beside a SQLite database (`<database>.secret`, mode 0600).
+
+    Raises SetupError when there is none and `create` is false, or the database is not SQLite.
+    """
+    if given:
+        return given
+    if url.path is None:
+        raise SetupError("GATEWAY_SECRET_KEY: required with PostgreSQL; make one with: openssl rand -hex 32")
+    path = url.path.with_name(url.path.name + ".secret")
+    if create and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_once(path, secrets.token_hex(32))
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        raise SetupError(
+            f"GATEWAY_SECRET_KEY: not set, and there is no {path}; create it with: gateway migrate"
+        ) from None
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Whole or not at all, and never over another process's file."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink()
+
+
+class Seal:
+    """Encrypts what must be read again: provider credentials."""
+
+    def __init__(self, secret_key: str) -> None:
+        derived = hashlib.sha256(b"provider credentials\0" + secret_key.encode()).digest()
+        self._fernet = Fernet(base64.urlsafe_b64encode(derived))
+
+    def close(self, text: str) -> str:
+        return self._fernet.encrypt(text.encode()).decode()
+
+    def open(self, sealed: str) -> str:
+        """Raises SetupError when the text was sealed under another key."""
+        try:
+            return self._fernet.decrypt(sealed.encode()).decode()
+        except InvalidToken:
+            raise SetupError(
+                "GATEWAY_SECRET_KEY: is not the key that the provider credentials were saved under; restore that key, "
+                "or set the credentials again"
+            ) from None
+
+
+def new_key_secret() -> str:
+    """A fresh API key of 256 random bits."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_key_secret(secret: str) -> str:
+    """What is stored of an API key. A plain SHA-256 will do: the key itself is random, there is nothing to guess."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def key_hint(secret: str) -> str:
+    """What may be shown again of an API key."""
+    return f"{secret[: len(KEY_PREFIX) + 4]}…{secret[-4:]}"
+
+
+def hash_password(password: str) -> str:
+    """Argon2id; takes about 0.1 s, so a server calls it in a thread."""
+    return _passwords.hash(password)
+
+
+def verify_password(password: str, stored: str | None) -> bool:
+    """Equal work whether or not there is such a user."""
+    try:
+        return _passwords.verify(stored or _NOBODY, password) and stored is not None
+    except (Argon2Error, InvalidHashError):
+        return False
+
+
+_NOBODY = _passwords.hash(secrets.token_hex(16))

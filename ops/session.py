@@ -1,0 +1,100 @@
+"""Owns how synchronous verbs reach asynchronous records: a thread with an event loop and a Tortoise context of its own.
+
+So a desk works the same in a script, in a notebook (whose own loop is running), and beside other desks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import weakref
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from tortoise.context import TortoiseContext
+from tortoise.exceptions import BaseORMException
+
+from models.database import Database, DatabaseUrl, connect, pending_migrations
+from models.errors import LedgerUnavailable, SetupError
+
+T = TypeVar("T")
+
+
+class Session:
+    """An open database and the thread that talks to it. One call at a time; others wait their turn."""
+
+    def __init__(self, url: DatabaseUrl) -> None:
+        self._url = url
+        self._context = TortoiseContext()
+        self._variables = contextvars.copy_context()
+        self._variables.run(self._context.__enter__)
+        self._turn = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="ops-desk", daemon=True)
+        self._thread.start()
+        _close_at_exit(self)
+        try:
+            self.database = self._wait(self._open())
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Its result. Raises what it raises; a database that is busy or away is LedgerUnavailable."""
+        with self._turn:
+            if not self._thread.is_alive():
+                work.close()
+                raise SetupError("this desk is closed; open another with: ops.connect()")
+            try:
+                return self._wait(work)
+            except (BaseORMException, OSError) as error:
+                raise LedgerUnavailable(f"the database is busy or away, nothing was changed: {error}") from error
+
+    def close(self) -> None:
+        """Close the database and end the thread. Twice does nothing."""
+        with self._turn:
+            if not self._thread.is_alive():
+                return
+            self._wait(self._context.close_connections())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        # Each call has a copy of the variables: an interrupted one may still be leaving its transaction in the next.
+        future = self._variables.copy().run(asyncio.run_coroutine_threadsafe, work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    async def _open(self) -> Database:
+        try:
+            database = await connect(self._url, self._context, pool=2)
+            missing = await pending_migrations(database)
+        except (BaseORMException, OSError) as error:
+            raise SetupError(f"GATEWAY_DATABASE_URL: cannot open {self._url.shown}: {error}") from error
+        if missing:
+            raise SetupError(f"the database {self._url.shown} needs {', '.join(missing)}; run: gateway migrate")
+        return database
+
+
+# ── at the end of a script ────────────────────────────────────────────────────────────────────────────────────────
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_watching = threading.Lock()
+
+
+def _close_at_exit(session: Session) -> None:
+    """SQLite's connection has a thread that Python waits for; a script that forgets to close must end all the same."""
+    _open_sessions.add(session)
+    if _watching.acquire(blocking=False):
+        threading.Thread(target=_close_after_main, name="ops-close", daemon=True).start()
+
+
+def _close_after_main() -> None:
+    threading.main_thread().join()
+    for session in list(_open_sessions):
+        session.close()
