@@ -123,10 +123,11 @@ class Errors(ErrorHandler):
         headers = {"x-request-id": new_request_id(now_us())}
         if isinstance(exception, SanicException) and exception.status_code < 500:
             status = exception.status_code
-            if status == 405 and getattr(exception, "allowed_methods", None) == {"OPTIONS"}:
+            if status == 405 and set(getattr(exception, "allowed_methods", None) or ()) == {"OPTIONS"}:
                 # Only the preflight answers there: to a client it does not exist.
                 status, exception.headers = 404, {}
-            message = _MESSAGES.get(status, str(exception)).format(limit=self._limit)
+            # Sanic's own text may quote the request, braces and all.
+            message = _MESSAGES[status].format(limit=self._limit) if status in _MESSAGES else str(exception)
             extra = {k.lower(): v for k, v in (exception.headers or {}).items() if k.lower() == "allow"}
             return plain_error(status, message, headers | extra)
         if isinstance(exception, SanicException) and exception.status_code == 503:

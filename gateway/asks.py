@@ -42,6 +42,16 @@ _Fields = dict[str, Raw]
 _fields = msgspec.json.Decoder(_Fields)
 _messages = msgspec.json.Decoder(list[_Fields])
 _parts = msgspec.json.Decoder(list[_Fields])
+
+
+class _Plain(msgspec.Struct, forbid_unknown_fields=True):
+    """What most messages are."""
+
+    role: str
+    content: str
+
+
+_plain_messages = msgspec.json.Decoder(list[_Plain])
 _string = msgspec.json.Decoder(str)
 _any = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
@@ -142,8 +152,9 @@ def _read_fields(body: bytes) -> _Fields:
             code="invalid_json",
         ) from None
     # null is absent, for every field; the provider is not bothered with it either where we read it.
-    for name in [name for name, raw in fields.items() if name in _READ and raw == NULL]:
-        del fields[name]
+    if b"null" in body:
+        for name in [name for name, raw in fields.items() if name in _READ and raw == NULL]:
+            del fields[name]
     return fields
 
 
@@ -246,6 +257,13 @@ def _check_tools(tools: Any) -> None:
 def _measure(raw: Raw) -> tuple[int, int, int]:
     """(bytes of text, media parts, messages). Base64 of media is never counted as text."""
     try:
+        plain = _plain_messages.decode(raw)
+        if plain:
+            return sum([_utf8_length(message.content) for message in plain]), 0, len(plain)
+    except (msgspec.DecodeError, RecursionError):
+        # Something else is in it; the careful way finds out what, and names what is wrong.
+        plain = []
+    try:
         messages = _messages.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         raise InvalidRequest("`messages` must be a list of message objects.", param="messages") from None
@@ -297,6 +315,10 @@ def _measure_content(raw: Raw, i: int) -> tuple[int, int]:
         else:
             media += 1
     return text, media
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _text_length(raw: Raw, param: str) -> int:

@@ -100,5 +100,9 @@ class Keys:
             _, oldest = self._callers.popitem(last=False)
             self._of_key.pop(oldest.key_id, None)
         self._callers[digest] = caller
+        before = self._of_key.get(caller.key_id, digest)
+        if before != digest:
+            # The key has a new secret, and the change feed has not said so yet: it will find the new one only.
+            self._callers.pop(before, None)
         self._of_key[caller.key_id] = digest
         return caller

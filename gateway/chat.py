@@ -19,9 +19,10 @@ from gateway.asks import read_ask
 from gateway.catalog import Route
 from gateway.client import ClientStream
 from gateway.drain import drain
-from gateway.errors import CORS_HEADERS, INTERNAL_MESSAGE, error_response, row_of
+from gateway.errors import INTERNAL_MESSAGE, error_response, row_of
 from gateway.gateway import Gateway, log
 from gateway.relay import StreamBroken, StreamRelay
+from gateway.reply import Reply
 from gateway.routing import MOST_ATTEMPTS, plan, unavailable
 from gateway.sse import EventTooLarge
 from gateway.turn import FAILED, LEFT, Turn
@@ -50,7 +51,7 @@ async def complete(request: Request) -> HTTPResponse | None:
         await turn.hold()
         if ask.stream:
             return await _answer_streamed(turn, routes, request)
-        return await _answer_whole(turn, routes)
+        return await _answer_whole(turn, routes, request)
     except DomainError as error:
         turn.give_back()
         turn.release(FAILED)
@@ -71,7 +72,7 @@ async def complete(request: Request) -> HTTPResponse | None:
 # ── whole answers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _answer_whole(turn: Turn, routes: Sequence[Route]) -> HTTPResponse:
+async def _answer_whole(turn: Turn, routes: Sequence[Route], request: Request) -> HTTPResponse:
     async def attempt(route: Route) -> Answer:
         response = await turn.gateway.upstream.open(route, turn.upstream_body(route), stream=False)
         turn.first_byte()
@@ -85,10 +86,9 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route]) -> HTTPResponse:
     meters = answer.meters or await turn.estimate(answer.text())
     settled = await turn.capture(meters, estimated=answer.meters is None)
     turn.count_answer(200)
-    headers = turn.headers()
+    headers = turn.headers(request)
     headers["x-credits-charged"] = credits_text(settled.charged_nano)
-    headers |= CORS_HEADERS
-    return HTTPResponse(answer.body, 200, headers, "application/json")
+    return Reply(answer.body, 200, headers, "application/json")
 
 
 # ── streamed answers ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,7 +96,7 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route]) -> HTTPResponse:
 
 async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request) -> HTTPResponse | None:
     gateway = turn.gateway
-    client = ClientStream(request, turn.headers(), gateway.settings.write_timeout_s)
+    client = ClientStream(request, turn.headers(request), gateway.settings.write_timeout_s)
     gateway.streams.add(client)
     upstream: _Opened | None = None
     try:
@@ -144,7 +144,8 @@ async def _open_stream(turn: Turn, route: Route, client: ClientStream) -> _Opene
     turn.first_byte()
     try:
         await client.open()
-        relay = StreamRelay(turn.alias.name, turn.request_id, turn.at_us // SECOND_US, wants_usage=turn.ask.wants_usage)
+        ask, created_s = turn.ask, turn.at_us // SECOND_US
+        relay = StreamRelay(turn.alias.name, turn.request_id, created_s, wants_usage=ask.wants_usage, choices=ask.n)
         async for chunk in response.content.iter_any():
             first = relay.feed(chunk)
             if first or relay.ended:

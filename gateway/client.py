@@ -10,7 +10,8 @@ from sanic import Request
 from sanic.response import BaseHTTPResponse
 
 from gateway import sse
-from gateway.errors import CORS_HEADERS, error_object
+from gateway.errors import error_object
+from gateway.reply import Reply
 from models.errors import DomainError
 
 
@@ -35,10 +36,9 @@ class ClientStream:
     async def open(self) -> None:
         """Send the headers, before there is anything to say: clients and proxies wait for them."""
         if self._response is None:
-            headers = {**self._headers, **CORS_HEADERS, "cache-control": "no-cache", "x-accel-buffering": "no"}
-            self._response = await self._request.respond(
-                status=200, headers=headers, content_type="text/event-stream; charset=utf-8"
-            )
+            headers = {**self._headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
+            reply = Reply(None, 200, headers, "text/event-stream; charset=utf-8")
+            self._response = await self._request.respond(reply)
             await self._send(b"")
 
     async def send(self, data: bytes) -> None:

@@ -43,7 +43,8 @@ class Welcome(msgspec.Struct):
     """What the newcomer is told."""
 
     api_key: str
-    login: str
+    password: str
+    reset_path: str
     balance_nano: int
 
 
@@ -85,7 +86,7 @@ async def _prepare(database: Database, seal: Seal, simulator_url: str, memory_pa
     """Add what is missing: the catalog, the account, its credits, a key. Started again, nothing is given twice."""
     added = await stock_catalog(database, seal, simulator_url)
     memory = _load(memory_path)
-    login = await _open_account(database, memory, memory_path)
+    reset_path = await _open_account(database, memory, memory_path)
     granted = await grant(
         database, OPERATOR, EMAIL, WELCOME_CREDITS * NANO_PER_CREDIT, "welcome to the demo", WELCOME_KEY
     )
@@ -99,11 +100,11 @@ async def _prepare(database: Database, seal: Seal, simulator_url: str, memory_pa
     elif added:
         scope = next(row["models"] for row in await key_rows(database, EMAIL) if row["id"] == known.id)
         await set_key_models(database, OPERATOR, known.id, [*scope, *added], reason="new in the demo")
-    return Welcome(memory.api_key, login, granted.balance_nano)
+    return Welcome(memory.api_key, memory.password, reset_path, granted.balance_nano)
 
 
 async def _open_account(database: Database, memory: Memory, memory_path: Path) -> str:
-    """How to sign in. The password is saved before the account has it, so that a crash cannot lose it."""
+    """The path to choose a password at, where it is not remembered. It is saved first, so that a crash cannot lose it."""
     try:
         await find_account(database, EMAIL)
     except NotFound:
@@ -111,9 +112,7 @@ async def _open_account(database: Database, memory: Memory, memory_path: Path) -
         _save(memory_path, memory)
         await set_default_limits(database)
         await create_account(database, OPERATOR, EMAIL, password=memory.password, name="Demo")
-    if memory.password:
-        return f"{EMAIL}  password {memory.password}"
-    return f"{EMAIL}  choose a password at {await make_reset_link(database, OPERATOR, EMAIL)}"
+    return "" if memory.password else await make_reset_link(database, OPERATOR, EMAIL)
 
 
 def _load(path: Path) -> Memory:
@@ -142,13 +141,14 @@ def _describe(url: str, welcome: Welcome, path: Path) -> str:
             f" -H \"Content-Type: application/json\" -d '{body}'"
         )
 
-    return f"""
-The gateway is ready.
+    login = f"password {welcome.password}" if welcome.password else f"choose a password at {url}{welcome.reset_path}"
+    return f"""\
+The gateway is ready on {url}
 
   Base URL   {url}/v1
   API key    {welcome.api_key}
   Balance    {credits_text(welcome.balance_nano)} credits
-  Dashboard  {url}/  {welcome.login}
+  Dashboard  {url}/  {EMAIL}, {login}
   API page   {url}/docs/api
 
 Paste a request:

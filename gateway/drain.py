@@ -57,7 +57,7 @@ async def _read_on(response: aiohttp.ClientResponse, relay: StreamRelay, bound_s
             async for chunk in response.content.iter_any():
                 relay.feed(chunk)
                 if relay.ended:
-                    return False
+                    break
             relay.close()
         return not relay.is_whole
     except TimeoutError:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sanic.response import HTTPResponse
 
+from gateway.reply import ALLOW_ORIGIN, EXPOSE
 from models.errors import (
     BadInput,
     DomainError,
@@ -65,12 +66,7 @@ HTTP_CODES = {
 INTERNAL_MESSAGE = (
     "Something went wrong on our side. This request was not charged; please try again, and quote the x-request-id."
 )
-CORS_HEADERS = {
-    "access-control-allow-origin": "*",
-    "access-control-expose-headers": "x-request-id, x-credits-charged, retry-after, retry-after-ms, "
-    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
-    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens",
-}
+CORS_HEADERS = dict([ALLOW_ORIGIN, EXPOSE])
 
 
 def row_of(error: DomainError) -> Row:

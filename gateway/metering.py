@@ -24,8 +24,41 @@ class _Odd(Exception):
     """A count that is not a count."""
 
 
+class _Usual(msgspec.Struct):
+    """The shape that most answers have; anything else beside it sends the usage to the careful way."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_cache_hit_tokens: msgspec.UnsetType = msgspec.UNSET
+    cache_read_input_tokens: msgspec.UnsetType = msgspec.UNSET
+    cache_creation_input_tokens: msgspec.UnsetType = msgspec.UNSET
+    cache_creation_tokens: msgspec.UnsetType = msgspec.UNSET
+    cache_write_tokens: msgspec.UnsetType = msgspec.UNSET
+    cached_tokens: msgspec.UnsetType = msgspec.UNSET
+    reasoning_tokens: msgspec.UnsetType = msgspec.UNSET
+    prompt_tokens_details: msgspec.Raw = msgspec.Raw()
+
+
+_usual = msgspec.json.Decoder(_Usual)
+_NOTHING_SPECIAL = (msgspec.Raw(), msgspec.Raw(b"null"), msgspec.Raw(b'{"cached_tokens":0}'))
+
+
 def meters_from_usage(raw: bytes | msgspec.Raw) -> Meters | None:
     """Meters of a provider's usage object; None when it is missing, empty, or cannot be right (estimate, and flag it)."""
+    try:
+        usual = _usual.decode(raw)
+        prompt, output = usual.prompt_tokens, usual.completion_tokens
+        if (
+            usual.prompt_tokens_details in _NOTHING_SPECIAL
+            and prompt + output == usual.total_tokens
+            and 0 <= prompt <= MOST_TOKENS
+            and 0 <= output <= MOST_TOKENS
+        ):
+            return Meters(prompt, 0, 0, output)
+    except (msgspec.DecodeError, ValueError):
+        # Something else is in it.
+        usual = None
     try:
         usage = msgspec.json.decode(raw)
         return _read(usage) if isinstance(usage, dict) else None

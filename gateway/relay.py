@@ -6,6 +6,7 @@ that clients need to know one dialect. Nothing here does input or output.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -45,14 +46,19 @@ _decode_list = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _encode = msgspec.json.Encoder().encode
 _NULL, _NOTHING = Raw(b"null"), Raw()
 _EMPTY_LIST = Raw(b"[]")
+# Every escape of a JSON string; the group is half of a character beyond U+FFFF, without its other half.
+_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 
 
 class StreamRelay:
     """Feed it the provider's bytes; send what it returns. Then ask whether the answer was whole, and what it used."""
 
-    def __init__(self, alias: str, request_id: str, created_s: int, *, wants_usage: bool) -> None:
+    def __init__(self, alias: str, request_id: str, created_s: int, *, wants_usage: bool, choices: int = 1) -> None:
         self.began = False  # something of the answer was returned
-        self.ended = False  # [DONE] came
+        self.ended = False  # nothing more is to come: [DONE] came, or what is no chunk
+        self._done = False  # [DONE] came
+        self._fault: StreamBroken | None = None
+        self._asked_choices = choices
         self.usage: Raw = _NOTHING
         self.text = bytearray()  # what the model wrote, in case nobody counted it
         self._alias = _encode(alias)
@@ -69,7 +75,7 @@ class StreamRelay:
     @property
     def is_whole(self) -> bool:
         """Every choice was finished, or the provider said that it is done."""
-        return self.ended or (bool(self._roles) and self._roles <= self._finished)
+        return self._done or (len(self._finished) >= self._asked_choices and self._roles <= self._finished)
 
     @property
     def meters(self) -> Meters | None:
@@ -85,7 +91,9 @@ class StreamRelay:
         return self._relay(self._splitter.feed(chunk))
 
     def close(self) -> bytes:
-        """The provider closed the connection cleanly."""
+        """The provider closed the connection cleanly, or nothing more is to come. Raises what broke the stream, if it did."""
+        if self._fault is not None:
+            raise self._fault
         return self._relay(self._splitter.close())
 
     def tail(self, meters: Meters, cost_credits: str) -> bytes:
@@ -110,15 +118,22 @@ class StreamRelay:
     # ── event by event ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _relay(self, events: list[bytes]) -> bytes:
-        out = []
+        out: list[bytes] = []
         for data in events:
             if self.ended:
                 break
             if data == DONE:
-                self.ended = True
+                self.ended = self._done = True
                 break
             whole = event(data)
-            sent = (self._shape and self._relay_run(self._shape, whole)) or self._relay_one(data)
+            try:
+                sent = (self._shape and self._relay_run(self._shape, whole)) or self._relay_one(data)
+            except StreamBroken as fault:
+                # The client gets what came before it in the same packet; if that is the first, another route may serve.
+                if not out or not (self.began or self.is_whole):
+                    raise
+                self.ended, self._fault = True, fault
+                break
             if sent:
                 out.append(sent)
         if out:
@@ -138,7 +153,8 @@ class StreamRelay:
         if b'"' in text:
             return b""
         if b"\\" in text:
-            if any(word.endswith(b"\\") for word in words):
+            # A backslash may belong to what follows; half an emoji must be looked at.
+            if any(word.endswith(b"\\") for word in words) or b"\\ud" in text or b"\\uD" in text:
                 return b""
             text = _text_of(text)
         self.text += text
@@ -161,7 +177,7 @@ class StreamRelay:
 
     def _rebuild(self, data: bytes) -> bytes:
         try:
-            fields = _decode_fields(data)
+            fields = _decode_chunk(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StreamBroken(f"not a chunk ({error}): {data[:200]!r}") from None
         error_raw = fields.get("error", _NULL)
@@ -174,6 +190,9 @@ class StreamRelay:
         if not choices and usage != _NULL:
             # A usage chunk. Ours is made at the end, of this one's other fields.
             self._last_fields = {name: raw.copy() for name, raw in fields.items()}
+            return b""
+        if not choices and fields.get("choices", _NULL) not in (_NULL, _EMPTY_LIST):
+            # Nothing is left of it, and clients reach for the first choice of whatever comes.
             return b""
         if fields.get("choices", _NULL) == _NULL and "object" not in fields:
             raise StreamBroken(f"not a chunk: {data[:200]!r}")
@@ -190,16 +209,17 @@ class StreamRelay:
         if raw == _NULL:
             return []
         try:
-            given = _decode_list(raw)
+            return [choice for choice in _decode_list(raw) if self._put_right(choice)]
         except msgspec.DecodeError as error:
             raise StreamBroken(f"choices: {error}") from None
-        return [choice for choice in given if self._put_right(choice)]
 
     def _put_right(self, choice: dict[str, Raw]) -> bool:
         """False for a choice that says nothing."""
         if not choice:
             return False
-        index = _value(choice.get("index", Raw(b"0")))
+        index = _value(choice.get("index", _NULL)) or 0
+        if type(index) is not int:
+            raise StreamBroken(f"a choice's index is {index!r}")
         finish = choice.get("finish_reason", _NULL)
         delta_raw = choice.get("delta", _NULL)
         delta: dict[str, Raw] = _decode_fields(delta_raw) if delta_raw != _NULL else {}
@@ -258,6 +278,17 @@ def _shape_of(came: bytes, out: bytes) -> _Shape | None:
         return None
     (before, _, after), (own_before, _, own_after) = parts
     return _Shape(before, after + before, after, own_before, own_after + own_before, own_after)
+
+
+def _decode_chunk(data: bytes) -> dict[str, Raw]:
+    try:
+        return _decode_fields(data)
+    except msgspec.DecodeError:
+        # Providers that cut text between UTF-16 halves send each half as an escape. Neither means anything alone.
+        mended = _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
+        if mended == data:
+            raise
+        return _decode_fields(mended)
 
 
 def _text_of(words: bytes) -> bytes:

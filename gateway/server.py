@@ -8,10 +8,13 @@ import logging
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from gateway.settings import Settings
 from models.database import Database, DatabaseUrl, file_lock, open_database, pending_migrations
@@ -51,6 +54,7 @@ def run_server(
         app.register_listener(_stop_on_signal, "after_server_start", priority=FIRST)
         _allow_open_files()
         _quiet_logs()
+        _write_logs()
         app.run(sock=listener, single_process=True, register_sys_signals=False, motd=False, access_log=False)
 
 
@@ -153,4 +157,19 @@ def _quiet_logs() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("sanic.error").addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], DomainError))
+    )
+
+
+def _write_logs() -> None:
+    """To stderr, for stdout is what the command says; tracebacks without variables, for those hold customers' words."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.set_exc_info,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

@@ -79,13 +79,16 @@ class EventSplitter:
 
 
 def _data_of(block: bytes) -> bytes:
-    """The `data:` lines of a block, joined; comments, `event:`, `id:` and `retry:` are dropped."""
+    """The `data:` lines of a block; comments, `event:`, `id:` and `retry:` are dropped.
+
+    Joined by a space, so that JSON written over several lines becomes one line: its line breaks mean nothing.
+    """
     lines = []
     for line in block.split(b"\n"):
         if line.startswith(b"data:"):
             value = line[5:]
             lines.append(value[1:] if value[:1] == b" " else value)
-    return b"\n".join(lines).strip()
+    return b" ".join(lines).strip()
 
 
 def event(data: bytes) -> bytes:

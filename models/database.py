@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
+from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.context import TortoiseContext
 from tortoise.exceptions import BaseORMException
 from tortoise.migrations.executor import MigrationExecutor
@@ -122,6 +123,8 @@ async def connect(
             url.path.parent.mkdir(parents=True, exist_ok=True)
         elif not url.path.exists():
             raise SetupError(f"there is no database at {url.path}; create it with: gateway migrate")
+    # Tortoise keeps statements for the whole process, but the two kinds of database write placeholders differently.
+    EXECUTOR_CACHE.clear()
     with context if everywhere else contextlib.nullcontext():
         await context.init(config=tortoise_config(url, pool=pool), _enable_global_fallback=everywhere)
     return Database(url, context)

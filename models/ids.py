@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import random
 import time
 from datetime import UTC, datetime
 
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
+# Ids must differ, not be secret; seeded by the system for every process.
+_random = random.Random()
 
 
 def now_us() -> int:
@@ -21,10 +23,8 @@ def new_request_id(at_us: int) -> str:
     The sub-millisecond part keeps ids of one process nearly ascending, so the usage table is appended to, not shuffled.
     """
     ms, rest_us = divmod(at_us, 1000)
-    head = f"{ms:012x}"
-    tail = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
-    end = f"{tail:016x}"
-    return f"{head[:8]}-{head[8:]}-7{rest_us * 4096 // 1000:03x}-{end[:4]}-{end[4:]}"
+    tail = _random.getrandbits(62) | 1 << 63
+    return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{rest_us * 4096 // 1000:03x}-{tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
 
 
 def to_datetime(at_us: int) -> datetime:

@@ -12,6 +12,8 @@ import sqlite3
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +38,7 @@ from models.money import (
 # SQLite's locking is not fair: a waiting notebook gets its turn only if the file stays unlocked for a moment.
 UNLOCKED_S = 0.0002
 MOST_PURSES = 100_000
+_MOST_ROWS = 64
 
 
 class Ledger(Protocol):
@@ -65,21 +68,33 @@ _LOAD_TAKEN = "SELECT request_id, kind, amount_nano FROM transfer WHERE request_
 _LOAD_GRANTS = (
     "SELECT debit_account, credit_account, amount_nano, kind, at_us, grant_key FROM transfer WHERE grant_key {}"
 )
-_INSERT_HOLDS = (
-    "INSERT INTO hold (request_id, account_id, amount_nano, price_id, epoch_id, at_us, status)"
-    " VALUES (?, ?, ?, ?, ?, ?, 'open')"
-)
-_END_HOLDS = "UPDATE hold SET status = ?, ended_us = ? WHERE request_id = ?"
-_INSERT_TRANSFERS = (
-    "INSERT INTO transfer (debit_account, credit_account, amount_nano, kind, at_us, request_id, grant_key, note, operator)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
 USAGE_COLUMNS = (
     "request_id, at_us, account_id, key_id, model_id, route_id, price_id, outcome, streamed, estimated, fresh_tokens,"
     " cached_tokens, cache_write_tokens, output_tokens, first_byte_ms, total_ms, cost_nano, attempts"
 )
-_INSERT_USAGE = f"INSERT INTO usage ({USAGE_COLUMNS}, charge_nano, writeoff_nano) VALUES ({', '.join('?' * 20)})"
-_UPDATE_ACCOUNTS = "UPDATE account SET balance_nano = ?, held_nano = ? WHERE id = ?"
+_INSERT_HOLDS = "INSERT INTO hold (request_id, account_id, amount_nano, price_id, epoch_id, at_us, status) VALUES {rows}"
+_INSERT_TRANSFERS = (
+    "INSERT INTO transfer (debit_account, credit_account, amount_nano, kind, at_us, request_id, grant_key, note, operator)"
+    " VALUES {rows}"
+)
+_INSERT_USAGE = f"INSERT INTO usage ({USAGE_COLUMNS}, charge_nano, writeoff_nano) VALUES {{rows}}"
+_END_HOLDS = (
+    "UPDATE hold SET status = v.column1, ended_us = v.column2 FROM (VALUES {rows}) AS v WHERE request_id = v.column3"
+)
+_UPDATE_ACCOUNTS = (
+    "UPDATE account SET balance_nano = v.column1, held_nano = v.column2 FROM (VALUES {rows}) AS v WHERE id = v.column3"
+)
+# What one row looks like where it is not simply its values: PostgreSQL cannot guess the types of a bare VALUES list.
+_ROWS = {
+    (_INSERT_HOLDS, "sqlite"): "(?, ?, ?, ?, ?, ?, 'open')",
+    (_INSERT_HOLDS, "postgres"): "(?, ?, ?, ?, ?, ?, 'open')",
+    (_END_HOLDS, "postgres"): "(?::text, ?::bigint, ?::uuid)",
+    (_UPDATE_ACCOUNTS, "postgres"): "(?::bigint, ?::bigint, ?::bigint)",
+}
+
+
+def _row(sql: str, width: int, dialect: str) -> str:
+    return _ROWS.get((sql, dialect)) or f"({', '.join('?' * width)})"
 
 
 def steps(book: Book, commands: Sequence[Command], dialect: str) -> Steps:
@@ -157,6 +172,8 @@ async def apply_in(transaction: BaseDBAsyncClient, commands: Sequence[Command]) 
         statement = next(running)
         while True:
             sql, values, many = statement
+            if many:
+                sql = sql.format(rows=_row(sql, len(values[0]), dialect))
             if dialect == "postgres":
                 sql = _numbered(sql)
             if many:
@@ -247,9 +264,9 @@ class SqliteLedger:
         try:
             sql, values, many = next(running)
             while True:
+                rows: list[Any] = []
                 if many:
-                    connection.executemany(sql, values)
-                    rows: list[Any] = []
+                    _write_rows(connection, sql, values)
                 else:
                     rows = connection.execute(sql, values).fetchall()
                 sql, values, many = running.send(rows)
@@ -265,3 +282,21 @@ class SqliteLedger:
         connection.execute("PRAGMA synchronous=FULL")
         self._connection = connection
         return connection
+
+
+def _write_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[Any]) -> None:
+    """Many rows a statement: each statement lets go of the interpreter and must win it back from the event loop's thread.
+
+    In powers of two, so that a few prepared statements serve every batch.
+    """
+    start = 0
+    while start < len(rows):
+        count = min(_MOST_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        text = _statement(sql, len(rows[0]), count)
+        connection.execute(text, list(chain.from_iterable(rows[start : start + count])))
+        start += count
+
+
+@lru_cache(maxsize=256)
+def _statement(sql: str, width: int, count: int) -> str:
+    return sql.format(rows=", ".join([_row(sql, width, "sqlite")] * count))

@@ -294,9 +294,11 @@ def _move(book: Book, command: Move, effects: Effects) -> Outcome:
 
 def _repeat(known: TransferRow, command: Move) -> Moved:
     """The same grant key twice is one grant; the same key for something else is a mistake that must be heard."""
-    same = known.credit_account == command.credit_account and known.amount_nano <= command.amount_nano
-    if same and (known.amount_nano == command.amount_nano or command.shortfall == "writeoff"):
-        return Moved(known.amount_nano, command.amount_nano - known.amount_nano, repeated=True)
+    same = known.credit_account == command.credit_account and known.debit_account in (command.debit_account, WRITEOFF)
+    whole = known.amount_nano == command.amount_nano
+    if same and (whole or (command.shortfall == "writeoff" and known.amount_nano < command.amount_nano)):
+        taken = 0 if known.debit_account == WRITEOFF else known.amount_nano
+        return Moved(taken, command.amount_nano - taken, repeated=True)
     raise Conflict(
         f"grant_key {command.grant_key!r} was already used for another transfer; choose a new key", field="grant_key"
     )

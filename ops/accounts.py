@@ -43,7 +43,7 @@ class Accounts(Drawer):
         return self._write(resume_account, email, reason=reason)
 
     def reset_link(self, email: str) -> str:
-        """The path of a one-time page to choose a password, good for 24 hours; it goes behind the dashboard's address."""
+        """The path of a one-time page to choose a password, good for 24 hours; put the dashboard's address first."""
         return self._write(make_reset_link, email)
 
     def balances(self) -> pd.DataFrame:

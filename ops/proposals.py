@@ -1,4 +1,4 @@
-"""Owns looking before publishing: a proposed price beside the one in force, whom it concerns, what speaks against it."""
+"""Owns looking before publishing: a proposed price beside the one in force, whom it concerns, what warns against it."""
 
 from __future__ import annotations
 

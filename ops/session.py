@@ -12,19 +12,23 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import asyncpg
 from tortoise.context import TortoiseContext
-from tortoise.exceptions import BaseORMException
+from tortoise.exceptions import DBConnectionError, OperationalError
 
 from models.database import Database, DatabaseUrl, connect, pending_migrations
 from models.errors import LedgerUnavailable, SetupError
 
 T = TypeVar("T")
+# Tortoise translates some of asyncpg's errors only.
+_AWAY = (OperationalError, DBConnectionError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
 class Session:
     """An open database and the thread that talks to it. One call at a time; others wait their turn."""
 
     def __init__(self, url: DatabaseUrl) -> None:
+        _one_kind_at_a_time(url)
         self._url = url
         self._context = TortoiseContext()
         self._variables = contextvars.copy_context()
@@ -48,8 +52,8 @@ class Session:
                 raise SetupError("this desk is closed; open another with: ops.connect()")
             try:
                 return self._wait(work)
-            except (BaseORMException, OSError) as error:
-                raise LedgerUnavailable(f"the database is busy or away, nothing was changed: {error}") from error
+            except _AWAY as error:
+                raise LedgerUnavailable(f"the database is busy or away: {error}") from error
 
     def close(self) -> None:
         """Close the database and end the thread. Twice does nothing."""
@@ -74,11 +78,20 @@ class Session:
         try:
             database = await connect(self._url, self._context, pool=2)
             missing = await pending_migrations(database)
-        except (BaseORMException, OSError) as error:
+        except _AWAY as error:
             raise SetupError(f"GATEWAY_DATABASE_URL: cannot open {self._url.shown}: {error}") from error
         if missing:
             raise SetupError(f"the database {self._url.shown} needs {', '.join(missing)}; run: gateway migrate")
         return database
+
+
+def _one_kind_at_a_time(url: DatabaseUrl) -> None:
+    """Tortoise builds its queries for the kind of database opened last, in the whole process."""
+    for other in list(_open_sessions):
+        if other._thread.is_alive() and other._url.dialect != url.dialect:
+            raise SetupError(
+                f"close the desk at {other._url.shown} first: a process talks to one kind of database at a time"
+            )
 
 
 # ── at the end of a script ────────────────────────────────────────────────────────────────────────────────────────

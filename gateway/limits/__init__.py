@@ -17,6 +17,10 @@ class Limit(msgspec.Struct, frozen=True):
     unit: str
     quota: int
     window_s: int
+    key: tuple[str, int, str] = ("", 0, "")
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "key", (self.subject, self.subject_id, self.unit))
 
     @property
     def words(self) -> str:

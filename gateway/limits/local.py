@@ -21,7 +21,7 @@ class LocalLimiter:
         now = self._clock()
         taken: list[tuple[_Key, float]] = []
         for limit in limits:
-            key = (limit.subject, limit.subject_id, limit.unit)
+            key = limit.key
             if limit.unit == "concurrent":
                 if self._running.get(key, 0) >= limit.quota:
                     raise self._refusal(limit, limits, 1.0)
@@ -35,7 +35,7 @@ class LocalLimiter:
         self._full_at.update(taken)
         for limit in limits:
             if limit.unit == "concurrent":
-                key = (limit.subject, limit.subject_id, limit.unit)
+                key = limit.key
                 self._running[key] = self._running.get(key, 0) + 1
         return Admission(limits, tokens)
 
@@ -43,7 +43,7 @@ class LocalLimiter:
         now = self._clock()
         for limit in admission.limits:
             if limit.unit == "tokens":
-                key = (limit.subject, limit.subject_id, limit.unit)
+                key = limit.key
                 units = actual_tokens - min(admission.tokens, limit.quota)
                 self._full_at[key] = gcra.shift(self._full_at.get(key, now), now, units, limit.quota, limit.window_s)
         admission.tokens = actual_tokens
@@ -54,7 +54,7 @@ class LocalLimiter:
         admission.open = False
         for limit in admission.limits:
             if limit.unit == "concurrent":
-                key = (limit.subject, limit.subject_id, limit.unit)
+                key = limit.key
                 left = self._running[key] - 1
                 if left:
                     self._running[key] = left
@@ -72,7 +72,7 @@ class LocalLimiter:
         for limit in limits:
             if limit.unit == "concurrent":
                 continue
-            full_at = self._full_at.get((limit.subject, limit.subject_id, limit.unit), 0.0)
+            full_at = self._full_at.get(limit.key, 0.0)
             left = gcra.remaining(full_at, now, limit.quota, limit.window_s)
             if limit.unit not in tightest or left < tightest[limit.unit][0]:
                 tightest[limit.unit] = (left, limit, full_at)

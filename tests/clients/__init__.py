@@ -1,0 +1,1 @@
+"""What real clients need of the wire, against a running gateway."""

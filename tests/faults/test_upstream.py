@@ -1,0 +1,324 @@
+"""Faults 45 to 49: how often a provider is called, what falls back and what is passed on, and which routes rest."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.faults.wire import route_id
+from tests.rig import Answer, Customer, Rig, free_port, start_rig
+
+GOOD = "sim:words=3,tag="
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_books_are_right_afterwards(rig: Rig) -> Any:
+    yield
+    rig.reconcile()
+
+
+async def calls(rig: Rig, *upstream_models: str) -> list[int]:
+    return [len(await rig.provider.calls(model)) for model in upstream_models]
+
+
+async def attempts(rig: Rig, customer: Customer) -> list[int]:
+    """The statuses of the attempts in the customer's one usage record."""
+    await rig.settled(customer, records=1)
+    (record,) = rig.records(customer)
+    return [attempt["status"] for attempt in json.loads(record["attempts"])]
+
+
+def failed_free(rig: Rig, customer: Customer, answer: Answer) -> None:
+    assert (answer.status, answer.error["code"]) == (502, "upstream_unavailable")
+    assert "x-credits-charged" not in answer.headers
+    assert rig.spent_nano(customer) == 0
+    assert rig.held_nano(customer) == 0
+
+
+# ── faults 45, 46: one budget of attempts, and no replay ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_at_most_four_attempts_are_made_however_many_routes_there_are(rig: Rig, stream: bool) -> None:
+    """Faults 45."""
+    upstreams = [f"sim:status=500,tag=budget-{stream}-{i}" for i in range(6)]
+    alias = rig.alias(*upstreams)
+    ada = rig.customer(models=[alias])
+    failed_free(rig, ada, await rig.chat(ada, alias, stream=stream))
+    assert await calls(rig, *upstreams) == [1, 1, 1, 1, 0, 0]
+    await rig.settled(ada)
+    assert [record["outcome"] for record in rig.records(ada)] == ["failed"]
+
+
+async def test_a_fallback_that_answers_is_charged_once(rig: Rig) -> None:
+    """Faults 45."""
+    upstreams = ["sim:status=503,tag=once", "sim:reset,tag=once", GOOD + "once"]
+    alias = rig.alias(*upstreams)
+    ada = rig.customer(models=[alias])
+    answer = await rig.chat(ada, alias)
+    assert (answer.status, answer.json["model"]) == (200, alias)
+    assert await calls(rig, *upstreams) == [1, 1, 1]
+    assert await attempts(rig, ada) == [503, 0, 200]
+    assert rig.spent_nano(ada) == rig.records(ada)[0]["charge_nano"] > 0
+
+
+@pytest.mark.parametrize("fault", ["cut=1", "stall=1", "error_event=1"])
+async def test_nothing_is_replayed_once_the_client_has_seen_a_word(rig: Rig, fault: str) -> None:
+    """Faults 46: the client must not read two beginnings, nor pay for one."""
+    spare = f"{GOOD}{fault}"
+    alias = rig.alias(f"sim:words=5,{fault}", spare)
+    ada = rig.customer(models=[alias])
+    answer = await rig.chat(ada, alias, stream=True)
+    assert answer.status == 200
+    assert not answer.is_done
+    assert answer.events[-1]["error"]["code"] == "upstream_unavailable"
+    assert await calls(rig, spare) == [0]
+    await rig.settled(ada)
+    assert rig.spent_nano(ada) == 0
+
+
+@pytest.mark.parametrize("fault", ["cut=0", "stall=0", "error_event=0", "json_for_sse", "body=html", "body=empty"])
+async def test_a_stream_that_says_nothing_useful_falls_back_unseen(rig: Rig, fault: str) -> None:
+    alias = rig.alias(f"sim:{fault}", f"{GOOD}before-{fault}")
+    ada = rig.customer(models=[alias])
+    answer = await rig.chat(ada, alias, stream=True)
+    assert answer.is_done
+    assert len([event for event in answer.events if event["choices"][0]["delta"].get("role")]) == 1
+    assert (await attempts(rig, ada))[-1] == 200
+
+
+@pytest.mark.parametrize(
+    "fault", ["cut=0", "stall=0", "error_body", "body=html", "body=empty", "body=json", "body=string", "endless_line"]
+)
+async def test_a_whole_answer_that_is_none_falls_back(rig: Rig, fault: str) -> None:
+    alias = rig.alias(f"sim:{fault},tag=whole", f"{GOOD}whole-{fault}")
+    ada = rig.customer(models=[alias])
+    answer = await rig.chat(ada, alias)
+    assert (answer.status, answer.json["choices"][0]["finish_reason"]) == (200, "stop")
+    assert await attempts(rig, ada) == [200, 200]
+
+
+# ── faults 47: silence ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_silent_provider_is_given_up_for_the_next_route(rig: Rig, stream: bool) -> None:
+    """Faults 47: it accepts the connection and says nothing; the rig waits 2 s for a first byte."""
+    silent = f"sim:silent,tag={stream}"
+    alias = rig.alias(silent, f"{GOOD}after-silence-{stream}")
+    ada = rig.customer(models=[alias])
+    began = time.monotonic()
+    answer = await rig.chat(ada, alias, stream=stream)
+    assert answer.status == 200
+    assert 1.9 < time.monotonic() - began < 4
+    assert await attempts(rig, ada) == [0, 200]
+    await rig.provider.wait(silent, state="left")
+
+
+async def test_an_address_where_nobody_listens_falls_back_at_once(rig: Rig) -> None:
+    alias = rig.alias()
+    rig.desk.catalog.add_provider("nobody", base_url=f"http://127.0.0.1:{free_port()}/v1", api_key="canary-nobody")
+    rig.desk.catalog.add_route(alias, provider="nobody", upstream_model="gone", position=1, weight=1)
+    rig.desk.catalog.add_route(alias, provider="fp", upstream_model=GOOD + "listens", position=2, weight=1)
+    rig.settle_feed()
+    ada = rig.customer(models=[alias])
+    began = time.monotonic()
+    assert (await rig.chat(ada, alias)).status == 200
+    assert time.monotonic() - began < 1.5
+    assert await attempts(rig, ada) == [0, 200]
+
+
+# ── faults 48: whose mistake a status is ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_clients_own_mistakes_are_passed_on_and_not_retried(rig: Rig, status: int, stream: bool) -> None:
+    """Faults 48."""
+    spare = f"{GOOD}{status}-{stream}"
+    alias = rig.alias(f"sim:status={status},error_code=too_odd,echo_key", spare)
+    ada = rig.customer(models=[alias])
+    answer = await rig.chat(ada, alias, stream=stream)
+    assert (answer.status, answer.error["code"]) == (status, "too_odd")
+    assert f"status {status}" in answer.error["message"]
+    assert b"canary-provider-credential" not in answer.body
+    assert await calls(rig, spare) == [0]
+    assert await attempts(rig, ada) == [status]
+    assert rig.spent_nano(ada) == 0
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 408, 409, 418, 429, 451, 500, 501, 502, 503, 504, 529, 204])
+async def test_every_other_status_is_between_us_and_the_provider(rig: Rig, status: int) -> None:
+    """Faults 48: our credential, our account there, our name for its model: the next route may know better."""
+    alias = rig.alias(f"sim:status={status},echo_key,tag=ours", f"{GOOD}ours-{status}")
+    ada = rig.customer(models=[alias])
+    answer = await rig.chat(ada, alias)
+    assert answer.status == 200
+    assert await attempts(rig, ada) == [status, 200]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_redirects_are_not_followed(rig: Rig, stream: bool) -> None:
+    """A redirect would carry our credential to wherever it points."""
+    alias = rig.alias(f"sim:redirect,tag={stream}")
+    ada = rig.customer(models=[alias])
+    failed_free(rig, ada, await rig.chat(ada, alias, stream=stream))
+    assert await calls(rig, "redirected") == [0]
+
+
+# ── a dead kept-alive connection ──────────────────────────────────────────────────────────────────────────────────
+
+
+class ForgetfulProvider:
+    """A provider that drops kept-alive connections in the moment of the next request, as restarts and proxies do."""
+
+    def __init__(self, *, drops_fresh_ones: bool = False) -> None:
+        self.requests = 0
+        self._drops_fresh_ones = drops_fresh_ones
+
+    async def __aenter__(self) -> ForgetfulProvider:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.base_url = "http://127.0.0.1:%d/v1" % self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._read_request(reader)
+        if not self._drops_fresh_ones or self.requests == 1:
+            usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+            message = {"role": "assistant", "content": "Yes"}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            body = json.dumps({"id": "x", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+            writer.write(head + body)
+            await self._read_request(reader)
+        writer.close()
+
+    async def _read_request(self, reader: asyncio.StreamReader) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length.split(b":")[1]))
+        self.requests += 1
+
+
+async def test_a_dead_kept_alive_connection_is_retried_once_on_the_same_route(rig: Rig) -> None:
+    async with ForgetfulProvider() as provider:
+        alias, ada = _alias_of(rig, provider, "forgetful")
+        for _ in range(3):
+            assert (await rig.chat(ada, alias)).status == 200
+        # Each call but the first found its connection dead, and got a new one.
+        assert provider.requests == 5
+    await rig.settled(ada, records=3)
+    tried = [[a["status"] for a in json.loads(record["attempts"])] for record in rig.records(ada)]
+    assert tried == [[200], [0, 200], [0, 200]]
+    assert len(rig.records(ada, "served")) == 3
+
+
+async def test_a_fresh_connection_that_dies_is_not_retried(rig: Rig) -> None:
+    """Faults 45: what was a dead connection once is a failing provider the second time."""
+    async with ForgetfulProvider(drops_fresh_ones=True) as provider:
+        alias, ada = _alias_of(rig, provider, "dying")
+        assert (await rig.chat(ada, alias)).status == 200
+        assert (await rig.chat(ada, alias)).status == 502
+        assert provider.requests == 3
+
+
+def _alias_of(rig: Rig, provider: ForgetfulProvider, name: str) -> tuple[str, Customer]:
+    alias = rig.alias()
+    rig.desk.catalog.add_provider(name, base_url=provider.base_url, api_key="canary-" + name)
+    rig.desk.catalog.add_route(alias, provider=name, upstream_model="any", position=1, weight=1)
+    rig.settle_feed()
+    return alias, rig.customer(models=[alias])
+
+
+# ── faults 49: all routes fail, and a route that flaps ────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def resting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """Three failures in a row, and a route rests for half a second."""
+    with start_rig(
+        tmp_path_factory.mktemp("resting"), GATEWAY_COOLDOWN_AFTER="3", GATEWAY_COOLDOWN_S="0.5"
+    ) as running:
+        yield running
+        running.reconcile()
+
+
+async def test_a_failing_route_rests_and_one_probe_brings_it_back(resting_rig: Rig) -> None:
+    """Faults 49."""
+    rig = resting_rig
+    flaky, spare = "sim:flaky=3,first_ms=200,words=1", "sim:words=1,tag=spare"
+    alias = rig.alias(flaky, spare)
+    ada = rig.customer(models=[alias])
+    for _ in range(3):
+        assert (await rig.chat(ada, alias)).status == 200
+    rests = time.monotonic()
+    assert await calls(rig, flaky, spare) == [3, 3]
+    while time.monotonic() - rests < 0.3:
+        assert (await rig.chat(ada, alias)).status == 200
+    rested = (await calls(rig, spare))[0]
+    assert await calls(rig, flaky) == [3]
+    await asyncio.sleep(rests + 0.6 - time.monotonic())
+    answers = await asyncio.gather(*[rig.chat(ada, alias) for _ in range(10)])
+    assert {answer.status for answer in answers} == {200}
+    assert await calls(rig, flaky, spare) == [4, rested + 9], "one probes it, the others do not wait for that"
+    assert (await rig.chat(ada, alias)).status == 200
+    assert await calls(rig, flaky, spare) == [5, rested + 9]
+
+
+async def test_a_route_that_still_fails_its_probe_rests_twice_as_long(resting_rig: Rig) -> None:
+    """Faults 49."""
+    rig = resting_rig
+    broken, spare = "sim:status=500,tag=still", "sim:words=1,tag=still-spare"
+    alias = rig.alias(broken, spare)
+    ada = rig.customer(models=[alias])
+    for _ in range(3):
+        await rig.chat(ada, alias)
+    began = time.monotonic()
+    while len(tried := await rig.provider.calls(broken)) < 5:
+        assert (await rig.chat(ada, alias)).status == 200
+        assert time.monotonic() - began < 10
+    rests = [after["at"] - before["at"] for before, after in zip(tried[2:], tried[3:], strict=False)]
+    assert rests[0] == pytest.approx(0.5, abs=0.2)
+    assert rests[1] == pytest.approx(1.0, abs=0.3)
+
+
+async def test_a_provider_that_says_when_to_come_back_is_left_alone_until_then(resting_rig: Rig) -> None:
+    rig = resting_rig
+    limited, spare = "sim:status=429,retry_after=30", "sim:words=1,tag=429-spare"
+    alias = rig.alias(limited, spare)
+    ada = rig.customer(models=[alias])
+    for _ in range(5):
+        assert (await rig.chat(ada, alias)).status == 200
+    assert await calls(rig, limited, spare) == [1, 5]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_when_all_routes_rest_the_answer_is_502_and_free_and_the_model_stays_listed(
+    resting_rig: Rig, stream: bool
+) -> None:
+    """Faults 49."""
+    rig = resting_rig
+    upstreams = [f"sim:status=500,tag=all-{stream}-{i}" for i in range(2)]
+    alias = rig.alias(*upstreams)
+    ada = rig.customer(models=[alias])
+    for _ in range(6):
+        failed_free(rig, ada, await rig.chat(ada, alias, stream=stream))
+    assert await calls(rig, *upstreams) == [3, 3]
+
+
+async def test_the_clients_mistakes_do_not_make_a_route_rest(resting_rig: Rig) -> None:
+    """Or one customer's bad requests would take a model from everybody else."""
+    rig = resting_rig
+    alias = rig.alias("sim:status=400,tag=innocent")
+    ada = rig.customer(models=[alias])
+    assert [(await rig.chat(ada, alias)).status for _ in range(6)] == [400] * 6
+
+

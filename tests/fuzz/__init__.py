@@ -1,0 +1,1 @@
+"""Hostile bodies, against a running gateway."""

@@ -1,0 +1,225 @@
+"""The command line as people and supervisors meet it: real processes, their output and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import ops
+from gateway.settings import Settings
+from tests.rig import ROOT, Process, free_port
+
+COMMANDS = ("demo", "serve", "migrate", "reconcile", "simulate-provider")
+POSTGRES = "postgres://user:pass-word@127.0.0.1:1/gateway"
+
+
+def environment(**given: str) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "OPS_"))}
+    return {**inherited, "PYTHONPATH": str(ROOT), **given}
+
+
+def gateway(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        cwd=folder,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that refused; nothing else was printed."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("gateway: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture
+def migrated(tmp_path: Path) -> Path:
+    assert gateway(tmp_path, "migrate").returncode == 0
+    return tmp_path
+
+
+# ── help ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_help_lists_every_command_and_loads_neither_server_nor_data_frames(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "gateway", "--help"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert all(command in done.stdout for command in COMMANDS)
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"sanic", "pandas", "tortoise", "aiohttp"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
+    done = gateway(tmp_path, command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"Usage: gateway {command}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_of_serve_lists_every_setting_with_its_default(tmp_path: Path) -> None:
+    shown = " ".join(gateway(tmp_path, "serve", "--help", COLUMNS="120").stdout.split())
+    for name, field in Settings.model_fields.items():
+        assert f"GATEWAY_{name.upper()} " in shown
+        assert str(field.description).split(maxsplit=1)[0] in shown
+    assert "port to listen on (8000)" in shown
+    assert "closed, invite, open (closed)" in shown
+
+
+def test_the_help_of_simulate_provider_lists_what_a_model_name_can_ask_for(tmp_path: Path) -> None:
+    shown = gateway(tmp_path, "simulate-provider", "--help").stdout
+    assert all(option in shown for option in ("words=N", "cut=N", "stall=N", "usage=", "gap_ms=N"))
+
+
+# ── mistakes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATEWAY_PORT", "99999"),
+        ("GATEWAY_PORT", "http"),
+        ("GATEWAY_WORKERS", "0"),
+        ("GATEWAY_SIGNUP", "maybe"),
+        ("GATEWAY_UPSTREAM_IDLE_TIMEOUT_S", "-1"),
+        ("GATEWAY_METRICS_ALLOW", "10.0.0.0/8, everywhere"),
+        ("GATEWAY_DATABASE_URL", "mysql://user:pass@host/db"),
+        ("GATEWAY_DATABASE_URL", "sqlite://:memory:"),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_names_the_variable(tmp_path: Path, variable: str, value: str) -> None:
+    assert variable in refusal(gateway(tmp_path, "serve", **{variable: value}))
+
+
+def test_the_env_file_is_read_and_an_empty_variable_is_unset(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GATEWAY_PORT=99999\n")
+    assert "GATEWAY_PORT" in refusal(gateway(tmp_path, "serve", GATEWAY_PORT=""))
+
+
+def test_a_bad_secret_key_and_a_database_password_are_not_repeated(tmp_path: Path) -> None:
+    assert "tooshort" not in refusal(gateway(tmp_path, "serve", GATEWAY_SECRET_KEY="tooshort"))
+    told = refusal(gateway(tmp_path, "migrate", GATEWAY_DATABASE_URL=POSTGRES))
+    assert "GATEWAY_DATABASE_URL" in told
+    assert "pass-word" not in told
+
+
+def test_a_missing_or_unmigrated_database_names_the_command_that_helps(tmp_path: Path) -> None:
+    for command in ("serve", "reconcile"):
+        assert "gateway migrate" in refusal(gateway(tmp_path, command))
+    (tmp_path / "empty.db").touch()
+    for command in ("serve", "reconcile"):
+        told = refusal(gateway(tmp_path, command, GATEWAY_DATABASE_URL="sqlite://empty.db"))
+        assert "needs" in told
+        assert "run: gateway migrate" in told
+
+
+def test_more_than_one_worker_needs_postgres_and_redis(tmp_path: Path) -> None:
+    assert "PostgreSQL" in refusal(gateway(tmp_path, "serve", "--workers", "2"))
+    told = refusal(gateway(tmp_path, "serve", "--workers", "2", GATEWAY_DATABASE_URL=POSTGRES))
+    assert "GATEWAY_REDIS_URL" in told
+
+
+def test_the_demo_does_not_touch_a_postgres_database(tmp_path: Path) -> None:
+    assert "GATEWAY_DATABASE_URL" in refusal(gateway(tmp_path, "demo", GATEWAY_DATABASE_URL=POSTGRES))
+
+
+def test_a_second_server_on_the_same_database_and_a_taken_port_are_refused(migrated: Path) -> None:
+    first = Process(["serve", "--port", str(free_port())], {}, migrated / "first.log")
+    try:
+        assert "another server" in refusal(gateway(migrated, "serve", "--port", str(free_port())))
+        assert "another server" in refusal(gateway(migrated, "demo", "--port", "0"))
+        with urllib.request.urlopen(f"{first.url}/readyz", timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        assert first.stop() == 0
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        told = refusal(gateway(migrated, "serve", "--port", port))
+        assert f"port {port}" in told
+        assert "in use" in told
+
+
+# ── migrate ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_migrating_twice_changes_nothing(migrated: Path) -> None:
+    secret = migrated / "var" / "gateway.db.secret"
+    before = secret.read_text()
+    again = gateway(migrated, "migrate")
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    assert secret.read_text() == before
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_migrating_at_once_succeeds_everywhere_and_makes_one_secret(tmp_path: Path) -> None:
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "gateway", "migrate"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    told = [process.communicate(timeout=60)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], told
+    assert sum("nothing to do" in line for line in told) == 2
+    assert gateway(tmp_path, "reconcile").returncode == 0
+    assert {path.name for path in (tmp_path / "var").glob("*.secret*")} == {"gateway.db.secret"}
+
+
+# ── reconcile ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_reconcile_of_a_fresh_database_holds(migrated: Path) -> None:
+    done = gateway(migrated, "reconcile")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
+    assert all(" holds " in line for line in done.stdout.splitlines())
+    document = json.loads(gateway(migrated, "reconcile", "--json").stdout)
+    assert document["ok"] is True
+    assert len(document["invariants"]) == len(done.stdout.splitlines())
+    assert all(finding["ok"] and finding["name"] and finding["number"] for finding in document["invariants"])
+
+
+def test_reconcile_fails_when_a_balance_was_altered_behind_its_back(migrated: Path) -> None:
+    file = migrated / "var" / "gateway.db"
+    desk = ops.connect(f"sqlite://{file}", operator="tests")
+    desk.accounts.create("ada@example.com", password="a long enough password")
+    desk.credits.grant("ada@example.com", credits="10", reason="welcome", grant_key="welcome-ada")
+    desk.close()
+    assert gateway(migrated, "reconcile").returncode == 0
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE account SET balance_nano = balance_nano + 1 WHERE id > 1000")
+    done = gateway(migrated, "reconcile")
+    assert done.returncode == 1
+    assert " FAILS " in done.stdout
+    document = gateway(migrated, "reconcile", "--json")
+    assert document.returncode == 1
+    assert json.loads(document.stdout)["ok"] is False

@@ -1,0 +1,1 @@
+"""The records and their rules, on real databases of both kinds."""

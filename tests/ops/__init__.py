@@ -1,0 +1,1 @@
+"""The operators' desk, on real databases of both kinds."""
