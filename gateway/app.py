@@ -16,11 +16,14 @@ from gateway.chat import complete
 from gateway.errors import CORS_HEADERS, INTERNAL_MESSAGE, plain_error
 from gateway.gateway import Gateway
 from gateway.settings import Settings
+from gateway.strictness import StrictRequest
 from models.ids import new_request_id, now_us
 
 _KEEP_ALIVE_S = 75
 _HEADER_TIMEOUT_S = 60
-_FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+# One by one: a path with a handler of its own does not fall back to the last of these.
+_PREFLIGHT_PATHS = ("/v1/chat/completions", "/v1/models", "/v1/models/<path:path>", "/v1/<path:path>")
+_FORWARDING = ("forwarded", "x-forwarded-", "x-real-ip", "via")
 _MESSAGES = {
     404: "There is no such endpoint. This service has POST /v1/chat/completions and GET /v1/models; set your client to use "
     "chat completions, with a base URL that ends in /v1.",
@@ -32,7 +35,13 @@ log = structlog.get_logger()
 
 def create_app(settings: Settings, *, name: str = "supertomorrow") -> Sanic:
     """An application whose parts are built when its worker starts. Raises SetupError then, if anything is not ready."""
-    app = Sanic(name, error_handler=Errors(settings), configure_logging=False, dumps=msgspec.json.encode)
+    app = Sanic(
+        name,
+        error_handler=Errors(settings),
+        configure_logging=False,
+        dumps=msgspec.json.encode,
+        request_class=StrictRequest,
+    )
     gateway = app.ctx.gateway = Gateway(settings)
     config = app.config
     config.ACCESS_LOG = False
@@ -53,7 +62,8 @@ def create_app(settings: Settings, *, name: str = "supertomorrow") -> Sanic:
         await gateway.stop()
 
     app.add_route(complete, "/v1/chat/completions", methods=["POST"])
-    app.add_route(preflight, "/v1/<path:path>", methods=["OPTIONS"], unquote=False)
+    for number, path in enumerate(_PREFLIGHT_PATHS):
+        app.add_route(preflight, path, methods=["OPTIONS"], name=f"preflight-{number}")
     app.add_route(health, "/healthz", methods=["GET", "HEAD"])
     app.add_route(ready, "/readyz", methods=["GET", "HEAD"])
     app.add_route(metrics, "/metrics", methods=["GET"])
@@ -66,7 +76,7 @@ def respond(body: bytes, *, status: int = 200, content_type: str = "application/
     return HTTPResponse(body, status, {"x-request-id": new_request_id(now_us())}, content_type)
 
 
-async def preflight(_request: Request, path: str) -> HTTPResponse:
+async def preflight(_request: Request, **_matched: str) -> HTTPResponse:
     """Browsers ask before they send; any origin may, for the key is what decides."""
     headers = {
         **CORS_HEADERS,
@@ -99,7 +109,9 @@ async def ready(request: Request) -> HTTPResponse:
 async def metrics(request: Request) -> HTTPResponse:
     """Prometheus text, for this machine and the networks of `GATEWAY_METRICS_ALLOW`; never through a proxy."""
     gateway: Gateway = request.app.ctx.gateway
-    if any(name in request.headers for name in _FORWARDING) or not _may_read_metrics(request, gateway.settings):
+    if any(name.startswith(_FORWARDING) for name in request.headers) or not _may_read_metrics(
+        request, gateway.settings
+    ):
         return plain_error(404, _MESSAGES[404], {"x-request-id": new_request_id(now_us())})
     return respond(gateway.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -121,6 +133,8 @@ class Errors(ErrorHandler):
 
     def default(self, request: Request, exception: Exception) -> HTTPResponse:
         headers = {"x-request-id": new_request_id(now_us())}
+        if request.path.startswith("/v1/"):
+            headers |= CORS_HEADERS
         if isinstance(exception, SanicException) and exception.status_code < 500:
             status = exception.status_code
             if status == 405 and set(getattr(exception, "allowed_methods", None) or ()) == {"OPTIONS"}:

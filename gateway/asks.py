@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from models.errors import InvalidRequest
+from models.errors import InvalidRequest, UnreadableBody
 
 NULL, TRUE, FALSE = Raw(b"null"), Raw(b"true"), Raw(b"false")
 MOST_TOKENS = 2**31 - 1
@@ -103,6 +103,12 @@ class Ask(msgspec.Struct):
         elif not self.stream:
             fields.pop("stream_options", None)
         return _encode(fields)
+
+
+def check_encoding(encoding: str | None) -> None:
+    """Raises UnreadableBody for a compressed body."""
+    if encoding and encoding.lower() != "identity":
+        raise UnreadableBody("This body has a Content-Encoding; send it as plain JSON.", code="unsupported_media_type")
 
 
 def read_ask(body: bytes) -> Ask:

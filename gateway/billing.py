@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from tortoise.exceptions import BaseORMException, OperationalError
 
 from gateway.batching import RETRY, Batcher
 from gateway.metrics import Metrics
@@ -116,16 +117,20 @@ class Billing:
                 return [(await self._apply([command]))[0] for command in commands]
             return [await self._refuse(commands[0], error)]
 
-    async def _refuse(self, command: Command, error: Exception) -> Exception:
+    async def _refuse(self, command: Command, error: Exception) -> Any:
         log.error("the ledger refused a command", error=repr(error), command=type(command).__name__)
         if not isinstance(command, Place):
+            text = type(command).__name__ + " " + msgspec.json.encode(command).decode()
+            request_id = getattr(command, "request_id", "")
+            try:
+                await Quarantine.create(at_us=now_us(), request_id=request_id, error=repr(error), command=text)
+            except OperationalError:
+                await asyncio.sleep(_RETRY_PAUSE_S)
+                return RETRY
+            except BaseORMException as refusal:
+                # The log keeps it then: whatever is wrong with this one, the others' settlements must go on.
+                log.error("the quarantine refused a settlement", error=repr(refusal), settlement=text)
             self._metrics.quarantined.inc()
-            await Quarantine.create(
-                at_us=now_us(),
-                request_id=getattr(command, "request_id", ""),
-                error=repr(error),
-                command=type(command).__name__ + " " + msgspec.json.encode(command).decode(),
-            )
             await self._let_go(command)
         return _unavailable()
 

@@ -97,8 +97,8 @@ async def load_snapshot(database: Database, seal: Seal) -> Snapshot:
         " r.cost_cache_write_nano, r.cost_output_nano, p.name, p.base_url, p.credential, p.max_tokens_field"
         " FROM route r JOIN provider p ON p.id = r.provider_id WHERE r.enabled ORDER BY r.position, r.id"
     ):
-        own = limits.get(("route", row["id"])) or [_for(limit, row["id"]) for limit in defaults["route"]]
-        routes[row["model_id"]].append(_route(row, seal, tuple(own)))
+        own = _with_defaults(limits.get(("route", row["id"]), []), defaults["route"], row["id"])
+        routes[row["model_id"]].append(_route(row, seal, own))
     prices = await _load_prices(database, now)
     aliases: dict[str, Alias] = {}
     for row in await database.rows("SELECT * FROM model WHERE published ORDER BY alias"):
@@ -118,15 +118,15 @@ async def load_snapshot(database: Database, seal: Seal) -> Snapshot:
 
 
 async def limits_of(database: Database, snapshot: Snapshot, key_id: int, account_id: int) -> tuple[Limit, ...]:
-    """The key's and the account's limits; defaults for a subject that has none of its own."""
+    """The key's and the account's limits, with the defaults for units in which they have none of their own."""
     limits = await _load_limits(
         database, " WHERE (subject = 'key' AND subject_id = ?) OR (subject = 'account' AND subject_id = ?)",
         [key_id, account_id],
     )  # fmt: skip
-    found: list[Limit] = []
+    found: tuple[Limit, ...] = ()
     for subject, id_ in (("key", key_id), ("account", account_id)):
-        found += limits.get((subject, id_)) or [_for(limit, id_) for limit in snapshot.defaults[subject]]
-    return tuple(found)
+        found += _with_defaults(limits.get((subject, id_), []), snapshot.defaults[subject], id_)
+    return found
 
 
 async def _load_limits(
@@ -144,8 +144,11 @@ async def _load_limits(
     return limits
 
 
-def _for(limit: Limit, subject_id: int) -> Limit:
-    return msgspec.structs.replace(limit, subject_id=subject_id)
+def _with_defaults(own: list[Limit], defaults: tuple[Limit, ...], subject_id: int) -> tuple[Limit, ...]:
+    """A subject's limits; the default stands in for each unit in which it has none of its own."""
+    units = {limit.unit for limit in own}
+    missing = [limit for limit in defaults if limit.unit not in units]
+    return (*own, *(msgspec.structs.replace(limit, subject_id=subject_id) for limit in missing))
 
 
 async def _load_prices(database: Database, now: int) -> dict[int, list[PriceVersion]]:

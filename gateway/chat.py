@@ -15,7 +15,7 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from gateway.answers import Answer, NotAnAnswer, read_answer
-from gateway.asks import read_ask
+from gateway.asks import check_encoding, read_ask
 from gateway.catalog import Route
 from gateway.client import ClientStream
 from gateway.drain import drain
@@ -44,6 +44,7 @@ async def complete(request: Request) -> HTTPResponse | None:
         if gateway.stopping:
             raise LedgerUnavailable("This server is shutting down; please try again, another one will answer.")
         caller = turn.caller = await gateway.keys.authenticate(request.headers.get("authorization"), turn.at_us)
+        check_encoding(request.headers.get("content-encoding"))
         ask = turn.ask = read_ask(request.body)
         turn.alias, turn.price = gateway.catalog.snapshot.find(ask.model, caller.scope, turn.at_us)
         turn.admission = await gateway.limiter.admit(caller.limits, turn.token_estimate)
@@ -123,8 +124,10 @@ async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request
         await client.fail(error)
     finally:
         gateway.streams.discard(client)
+        client.close()
         if upstream is not None and not upstream.handed_over:
-            upstream.response.close()
+            # Read to its end, its connection serves again; otherwise this closes it.
+            upstream.response.release()
     return None
 
 
@@ -143,7 +146,7 @@ async def _open_stream(turn: Turn, route: Route, client: ClientStream) -> _Opene
     response = await turn.gateway.upstream.open(route, turn.upstream_body(route), stream=True)
     turn.first_byte()
     try:
-        await client.open()
+        client.open_soon()
         ask, created_s = turn.ask, turn.at_us // SECOND_US
         relay = StreamRelay(turn.alias.name, turn.request_id, created_s, wants_usage=ask.wants_usage, choices=ask.n)
         async for chunk in response.content.iter_any():

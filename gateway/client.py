@@ -15,6 +15,11 @@ from gateway.reply import Reply
 from models.errors import DomainError
 
 
+# Clients and proxies wait for headers; a provider that thinks first must not keep them waiting. But most begin at once,
+# and then headers and first words share a packet.
+HEADERS_AFTER_S = 0.02
+
+
 class ClientStream:
     def __init__(self, request: Request, headers: dict[str, str], write_timeout_s: float) -> None:
         self._request = request
@@ -22,6 +27,8 @@ class ClientStream:
         self._write_timeout_s = write_timeout_s
         self._response: BaseHTTPResponse | None = None
         self._closed = False
+        self._opening: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self.sent_at = time.monotonic()
         # The task that answers this request; shutting down interrupts it.
         self.task = asyncio.current_task()
@@ -33,22 +40,51 @@ class ClientStream:
     def opened(self) -> bool:
         return self._response is not None
 
+    def open_soon(self) -> None:
+        """The provider has answered with its headers: send ours, unless its first words come within a moment."""
+        if self._response is None and self._opening is None:
+            self._opening = asyncio.get_running_loop().call_later(HEADERS_AFTER_S, self._open_now)
+
+    def _open_now(self) -> None:
+        if not self._closed:
+            task = asyncio.create_task(self.open())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """The request is over, however it ended."""
+        self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+
     async def open(self) -> None:
-        """Send the headers, before there is anything to say: clients and proxies wait for them."""
-        if self._response is None:
-            headers = {**self._headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
-            reply = Reply(None, 200, headers, "text/event-stream; charset=utf-8")
-            self._response = await self._request.respond(reply)
+        """Send the headers, if they are not sent yet."""
+        if self._respond():
             await self._send(b"")
+
+    def _respond(self) -> bool:
+        """Begin the response; its headers go out with the first bytes. False when it has begun already."""
+        if self._response is not None:
+            return False
+        if self._opening is not None:
+            self._opening.cancel()
+        headers = {**self._headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
+        reply = Reply(None, 200, headers, "text/event-stream; charset=utf-8")
+        # What `Request.respond` does, without its response middleware, of which there is none here.
+        stream = self._request.stream
+        assert stream is not None
+        self._response = stream.respond(reply)
+        return True
 
     async def send(self, data: bytes) -> None:
         """Waits while the client reads slowly. Raises CancelledError when it is gone."""
         self.sent_at = time.monotonic()
+        self._respond()
         await self._send(data)
 
     async def finish(self, data: bytes) -> None:
         """The last bytes and the end of the response, in one write."""
-        await self.open()
+        self._respond()
         self._closed = True
         await self._send(data, end=True)
 

@@ -25,6 +25,7 @@ from models.errors import (
     ModelNotFound,
     RequestRefused,
     SetupError,
+    UnreadableBody,
     UpstreamRejected,
     UpstreamUnavailable,
 )
@@ -39,6 +40,7 @@ class Row(NamedTuple):
 
 TABLE: dict[type[DomainError], Row] = {
     InvalidRequest: Row(400, "invalid_request_error", "invalid_request"),
+    UnreadableBody: Row(415, "invalid_request_error", "unsupported_media_type"),
     InvalidKey: Row(401, "authentication_error", "invalid_api_key"),
     InsufficientCredits: Row(402, "insufficient_credits", "insufficient_credits"),
     ModelNotAllowed: Row(403, "permission_error", "model_not_allowed"),
@@ -104,9 +106,8 @@ def error_response(error: DomainError, headers: dict[str, str]) -> HTTPResponse:
 def plain_error(status: int, message: str, headers: dict[str, str], *, param: str | None = None) -> HTTPResponse:
     """An error of HTTP itself: unknown endpoint, wrong method, too large."""
     type_, code = HTTP_CODES.get(status, ("server_error", "internal_error"))
-    headers = {**headers, **CORS_HEADERS}
     if status < 500:
-        headers["x-should-retry"] = "false"
+        headers = {**headers, "x-should-retry": "false"}
     return HTTPResponse(error_body(message, type_, param, code), status, headers, "application/json")
 
 

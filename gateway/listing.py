@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from sanic import Blueprint, Request
@@ -20,7 +21,7 @@ from models.prices import CREDITS_PER_USD, NANO_PER_CREDIT, PriceVersion
 def blueprint() -> Blueprint:
     routes = Blueprint("listing")
     routes.add_route(list_models, "/v1/models", methods=["GET", "HEAD"])
-    routes.add_route(show_model, "/v1/models/<alias:path>", methods=["GET", "HEAD"], unquote=True)
+    routes.add_route(show_model, "/v1/models/<alias:path>", methods=["GET", "HEAD"])
     return routes
 
 
@@ -30,8 +31,8 @@ async def list_models(request: Request) -> HTTPResponse:
 
 
 async def show_model(request: Request, alias: str) -> HTTPResponse:
-    """One of them, or 404."""
-    return await _answer(request, alias.rstrip("/"))
+    """One of them, or 404. A slash in the alias may be written as %2F; one behind it means nothing."""
+    return await _answer(request, unquote(alias).rstrip("/") or None)
 
 
 async def _answer(request: Request, alias: str | None) -> HTTPResponse:

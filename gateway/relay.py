@@ -21,14 +21,6 @@ class StreamBroken(Exception):
     """The stream is an error, or not a stream of completion chunks. `str()` is for our log, never for the client."""
 
 
-class _Choice(msgspec.Struct):
-    index: int = 0
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-
-
 class _Shape(msgspec.Struct, frozen=True):
     """The bytes before, between and after the words of events, as they came and as they go out."""
 
@@ -40,10 +32,10 @@ class _Shape(msgspec.Struct, frozen=True):
     own_after: bytes
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _encode = msgspec.json.Encoder().encode
+_MOST_CUTS = 8
 _NULL, _NOTHING = Raw(b"null"), Raw()
 _EMPTY_LIST = Raw(b"[]")
 # Every escape of a JSON string; the group is half of a character beyond U+FFFF, without its other half.
@@ -84,17 +76,36 @@ class StreamRelay:
 
     def feed(self, chunk: bytes) -> bytes:
         """What to send now. Raises StreamBroken for an error event or for something that is no chunk."""
-        if self._shape is not None and self._splitter.is_between_events:
-            out = self._relay_run(self._shape, chunk)
-            if out:
-                return out
-        return self._relay(self._splitter.feed(chunk))
+        out: list[bytes] = []
+        # A packet often begins or ends with an event that is not like the others (a role, a finish): those one by one,
+        # what stands between them as a run. When that does not help soon, all of the rest event by event.
+        for _ in range(_MOST_CUTS):
+            if not chunk or not self._splitter.is_between_events:
+                break
+            shape = self._shape
+            if shape is not None and chunk.startswith(shape.before):
+                end = chunk.rfind(shape.after) + len(shape.after)
+                run = self._relay_run(shape, chunk[:end])
+                if not run:
+                    break
+                out.append(run)
+            else:
+                end = chunk.find(b"\n\n") + 2
+                if end < 2:
+                    break
+                self._relay(self._splitter.feed(chunk[:end]), out)
+            chunk = chunk[end:]
+        if chunk:
+            self._relay(self._splitter.feed(chunk), out)
+        return self._joined(out)
 
     def close(self) -> bytes:
         """The provider closed the connection cleanly, or nothing more is to come. Raises what broke the stream, if it did."""
         if self._fault is not None:
             raise self._fault
-        return self._relay(self._splitter.close())
+        out: list[bytes] = []
+        self._relay(self._splitter.close(), out)
+        return self._joined(out)
 
     def tail(self, meters: Meters, cost_credits: str) -> bytes:
         """The end of a whole answer: missing finish reasons, usage if it was asked for, `[DONE]`."""
@@ -117,8 +128,12 @@ class StreamRelay:
 
     # ── event by event ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _relay(self, events: list[bytes]) -> bytes:
-        out: list[bytes] = []
+    def _joined(self, out: list[bytes]) -> bytes:
+        if out:
+            self.began = True
+        return b"".join(out)
+
+    def _relay(self, events: list[bytes], out: list[bytes]) -> None:
         for data in events:
             if self.ended:
                 break
@@ -136,9 +151,6 @@ class StreamRelay:
                 break
             if sent:
                 out.append(sent)
-        if out:
-            self.began = True
-        return b"".join(out)
 
     def _relay_run(self, shape: _Shape, chunk: bytes) -> bytes:
         """Most events differ from the one before in their few words alone; a run of those is passed without parsing.
@@ -161,17 +173,12 @@ class StreamRelay:
         return shape.own_before + shape.own_between.join(words) + shape.own_after
 
     def _relay_one(self, data: bytes) -> bytes:
-        try:
-            chunk = _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            chunk = _Chunk()
         out = self._rebuild(data)
         if not out:
             return b""
-        choices = chunk.choices or []
-        plain = len(choices) == 1 and choices[0].index not in self._finished
-        self._shape = _shape_of(event(data), event(out)) if plain else None
-        return event(out)
+        sent = event(out)
+        self._shape = _shape_of(event(data), sent)
+        return sent
 
     # ── the careful way: take the event apart, put right what is wrong, put it together ───────────────────────────
 
@@ -231,10 +238,12 @@ class StreamRelay:
             delta = {"role": Raw(b'"assistant"')} | delta
             if delta["role"] == _NULL:
                 delta["role"] = Raw(b'"assistant"')
-        for name in ("content", "reasoning_content", "reasoning", "tool_calls", "refusal"):
+        for name in ("content", "reasoning_content", "reasoning", "refusal"):
             if name in delta and delta[name] != _NULL:
                 value = _value(delta[name])
                 self.text += value.encode("utf-8", "replace") if isinstance(value, str) else bytes(delta[name])
+        if "tool_calls" in delta:
+            self.text += _tool_text(delta["tool_calls"])
         if finish != _NULL:
             self._finished.add(index)
         choice["index"] = Raw(b"%d" % index)
@@ -262,22 +271,31 @@ class StreamRelay:
         return _encode(fields)
 
 
+# What may not stand beside the words of events that are passed alike: it would be repeated blindly.
+_SPECIAL = re.compile(rb'"(?:finish_reason":\s*"|tool_calls"|role"|reasoning|index":.*"index")')
+
+
 def _shape_of(came: bytes, out: bytes) -> _Shape | None:
     """The shape of a plain text event, seen in what came and in what went out; None when it is not that plain."""
-    parts = []
-    for text in (came, out):
-        for name in (b'"content":"', b'"content": "'):
-            if text.count(name) == 1:
-                start = text.index(name) + len(name)
-                end = text.index(b'"', start)
-                parts.append((text[:start], text[start:end], text[end:]))
-    if len(parts) != 2 or parts[0][1] != parts[1][1] or b"\\" in parts[0][1]:
+    if b"\\" in came or _SPECIAL.search(out):
         return None
-    # A finish, a tool call, a role or a usage beside the words would be repeated blindly: such events are not alike.
-    if b'"finish_reason":"' in out or b'"tool_calls"' in out or b'"role"' in out or b'"reasoning' in out:
+    came_parts, out_parts = _around_words(came), _around_words(out)
+    if came_parts is None or out_parts is None or came_parts[1] != out_parts[1]:
         return None
-    (before, _, after), (own_before, _, own_after) = parts
+    (before, _, after), (own_before, _, own_after) = came_parts, out_parts
     return _Shape(before, after + before, after, own_before, own_after + own_before, own_after)
+
+
+def _around_words(text: bytes) -> tuple[bytes, bytes, bytes] | None:
+    found = _WORDS.findall(text)
+    if len(found) != 1:
+        return None
+    before, _, rest = text.partition(found[0])
+    words, _, after = rest.partition(b'"')
+    return before + found[0], words, b'"' + after
+
+
+_WORDS = re.compile(rb'"content": ?"')
 
 
 def _decode_chunk(data: bytes) -> dict[str, Raw]:
@@ -289,6 +307,17 @@ def _decode_chunk(data: bytes) -> dict[str, Raw]:
         if mended == data:
             raise
         return _decode_fields(mended)
+
+
+def _tool_text(raw: Raw) -> bytes:
+    """What the model wrote of its tool calls: the names and arguments, without the JSON around them."""
+    calls = _value(raw)
+    written = []
+    for call in calls if isinstance(calls, list) else []:
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            written += [part for part in (function.get("name"), function.get("arguments")) if isinstance(part, str)]
+    return "".join(written).encode("utf-8", "replace")
 
 
 def _text_of(words: bytes) -> bytes:

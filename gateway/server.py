@@ -128,13 +128,20 @@ def _stop_on_signal(app: Sanic[Any, Any]) -> None:
     """
     seen: list[int] = []
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def note(number: int, _: FrameType | None) -> None:
         if not seen:
-            app.loop.call_soon_threadsafe(app.stop, False)
+            app.loop.call_soon_threadsafe(stop)
         seen.append(number)
 
+    def stop() -> None:
+        # Until then another loop run is under way, that of the start, and would swallow the stop.
+        if app.state.is_running:
+            app.stop(terminate=False)
+        else:
+            app.loop.call_later(0.01, stop)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, note)
 
 
 def _shown_host(host: str) -> str:

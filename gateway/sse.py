@@ -36,7 +36,7 @@ class EventSplitter:
             blocks = self._gather(chunk)
         events = []
         for block in blocks:
-            if block[:6] == b"data: " and b"\n" not in block:
+            if block[:6] == b"data: " and block[6:7] > b" " and b"\n" not in block:
                 events.append(block[6:])
             else:
                 data = _data_of(block)

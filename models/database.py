@@ -183,6 +183,8 @@ async def migrate(url: DatabaseUrl) -> list[str]:
 async def pending_migrations(database: Database) -> list[str]:
     """Names of the migrations that the database still needs. Reads only."""
     try:
+        # The plan takes a database that cannot be reached for an empty one.
+        await database.rows("SELECT 1")
         return [step.migration.name for step in await _executor(database).plan()]
     except (BaseORMException, OSError) as error:
         raise SetupError(f"cannot read the database {database.url.shown}: {error}") from error

@@ -8,6 +8,7 @@ DomainError
 │   └── NeedsConfirmation    allowed, but only when said twice
 ├── RequestRefused           a caller's request that is answered without calling a provider
 │   ├── InvalidRequest       cannot be parsed or billed (`param`, `code`)
+│   │   └── UnreadableBody   it comes in an encoding that is not understood
 │   ├── InvalidKey           missing, malformed, unknown, disabled, expired or revoked
 │   ├── InsufficientCredits  available credits do not cover the hold
 │   ├── ModelNotAllowed      out of scope, unknown, unpublished, unpriced, no enabled route
@@ -61,6 +62,10 @@ class InvalidRequest(RequestRefused):
         super().__init__(message)
         self.param = param
         self.code = code
+
+
+class UnreadableBody(InvalidRequest):
+    """The body comes in an encoding that is not understood."""
 
 
 class InvalidKey(RequestRefused):

@@ -316,7 +316,12 @@ async def test_no_endpoint_but_chat_completions_reaches_a_provider(rig: Rig) -> 
 
 async def test_no_endpoint_of_the_api_answers_without_a_key(rig: Rig) -> None:
     """Faults 43: default deny."""
-    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Basic Og=="}, {"Authorization": "Bearer sk-x"}):
+    for headers in (
+        {},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic Og=="},
+        {"Authorization": "Bearer sk-x"},
+    ):
         for path in ("/v1/models", "/v1/models/any"):
             async with client() as session, session.get(rig.url + path, headers=headers) as response:
                 assert (response.status, json.loads(await response.read())["error"]["code"]) == (401, "invalid_api_key")

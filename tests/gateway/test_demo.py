@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ class Demo:
             self.printed += line
         self.base_url = self._printed(r"Base URL +(\S+)")
         self.key = self._printed(r"API key +(\S+)")
+        self.password = self._printed(r"Dashboard .*, (.+)")
         self.curls = [line for line in self.printed.splitlines() if line.startswith("curl ")]
         self.desk = ops.connect(f"sqlite://{folder / 'var' / 'gateway.db'}", operator="tests")
 
@@ -61,18 +63,26 @@ class Demo:
         assert row["held_nano"] == 0
         return int(row["balance_nano"])
 
-    def stop(self) -> int:
-        self.desk.close()
-        return self.process.stop()
+
+@contextlib.contextmanager
+def start_demo(folder: Path, **environment: str) -> Iterator[Demo]:
+    """It ends cleanly, and has nothing to complain of."""
+    running = Demo(folder, **environment)
+    code = None
+    try:
+        yield running
+    finally:
+        running.desk.close()
+        code = running.process.stop()
+    assert code == 0
+    assert running.process.log.read_text() == ""
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    running = Demo(tmp_path_factory.mktemp("demo"))
-    sys.stdout.write(f"the demo was ready {running.ready_s:.2f} s after the start of its process\n")
-    yield running
-    assert running.stop() == 0
-    assert running.process.log.read_text() == ""
+    with start_demo(tmp_path_factory.mktemp("demo")) as running:
+        sys.stdout.write(f"the demo was ready {running.ready_s:.2f} s after the start of its process\n")
+        yield running
 
 
 def paste(line: str) -> str:
@@ -153,62 +163,55 @@ def test_every_alias_of_the_demo_answers(demo: Demo) -> None:
 
 
 def test_started_again_it_keeps_key_password_and_balance(tmp_path: Path) -> None:
-    first = Demo(tmp_path)
-    paste(first.curls[0])
-    balance_nano, printed_login = first.balance_nano, first._printed(r"Dashboard .*password (\S+)")
-    assert first.stop() == 0
-    assert os.stat(tmp_path / "var" / "demo.json").st_mode & 0o777 == 0o600
-    second = Demo(tmp_path)
-    assert (second.key, second.balance_nano) == (first.key, balance_nano)
-    assert second._printed(r"Dashboard .*password (\S+)") == printed_login
-    assert json.loads(paste(second.curls[0]))["choices"]
-    assert len(second.desk.catalog.models()) == len(ALIASES)
-    assert second.stop() == 0
+    with start_demo(tmp_path) as first:
+        paste(first.curls[0])
+        balance_nano = first.balance_nano
+    assert stat.S_IMODE((tmp_path / "var" / "demo.json").stat().st_mode) == 0o600
+    with start_demo(tmp_path) as second:
+        assert (second.key, second.password, second.balance_nano) == (first.key, first.password, balance_nano)
+        assert json.loads(paste(second.curls[0]))["choices"]
+        assert len(second.desk.catalog.models()) == len(ALIASES)
 
 
 def test_a_lost_demo_json_means_a_new_key_and_a_link_for_the_password(tmp_path: Path) -> None:
-    first = Demo(tmp_path)
-    assert first.stop() == 0
+    with start_demo(tmp_path) as first:
+        before = first.balance_nano
     (tmp_path / "var" / "demo.json").unlink()
-    second = Demo(tmp_path)
-    assert second.key != first.key
-    assert json.loads(paste(second.curls[0]))["choices"]
-    assert second.balance_nano < 1_000 * 10**9
-    assert re.search(r"choose a password at http://\S+/reset/\S+", second.printed)
-    assert second.stop() == 0
+    with start_demo(tmp_path) as second:
+        assert second.key != first.key
+        assert second.balance_nano == before
+        assert json.loads(paste(second.curls[0]))["choices"]
+        assert re.search(r"choose a password at http://\S+/reset/\S+", second.printed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_signal_lets_a_running_stream_finish_even_when_it_is_repeated(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    running = Demo(tmp_path)
-    body = {"model": "deepseek-reasoner", "messages": HELLO, "stream": True}
-    request = urllib.request.Request(
-        f"{running.base_url}/chat/completions",
-        json.dumps(body).encode(),
-        {"Authorization": f"Bearer {running.key}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as stream:
-        assert stream.readline().startswith(b"data: ")
-        for _ in range(3):
-            running.process.popen.send_signal(number)
-        rest = stream.read()
-    assert rest.endswith(b"data: [DONE]\n\n")
-    assert running.process.popen.wait(20) == 0
-    assert len(running.desk.usage.records()) == 1
-    assert running.stop() == 0
-    assert running.process.log.read_text() == ""
+    with start_demo(tmp_path) as running:
+        body = {"model": "deepseek-reasoner", "messages": HELLO, "stream": True}
+        request = urllib.request.Request(
+            f"{running.base_url}/chat/completions",
+            json.dumps(body).encode(),
+            {"Authorization": f"Bearer {running.key}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as stream:
+            assert stream.readline().startswith(b"data: ")
+            for _ in range(3):
+                running.process.popen.send_signal(number)
+            rest = stream.read()
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert running.process.popen.wait(20) == 0
+        assert len(running.desk.usage.records()) == 1
 
 
 def test_a_real_provider_takes_over_its_aliases_when_its_key_is_set(tmp_path: Path) -> None:
     canary = "canary-of-a-real-provider"
-    running = Demo(tmp_path, DEEPSEEK_API_KEY=canary)
-    routes = running.desk.catalog.routes()
-    enabled = routes[routes["enabled"]]
-    assert set(enabled[enabled["model"] == "deepseek-chat"]["provider"]) == {"deepseek"}
-    assert set(enabled[enabled["model"] == "gpt-4o-mini"]["provider"]) == {"simulated"}
-    assert running.stop() == 0
+    with start_demo(tmp_path, DEEPSEEK_API_KEY=canary) as running:
+        routes = running.desk.catalog.routes()
+        enabled = routes[routes["enabled"]]
+        assert set(enabled[enabled["model"] == "deepseek-chat"]["provider"]) == {"deepseek"}
+        assert set(enabled[enabled["model"] == "gpt-4o-mini"]["provider"]) == {"simulated"}
     kept = b"".join(path.read_bytes() for path in (tmp_path / "var").iterdir())
     assert canary.encode() not in kept
     assert canary not in running.printed

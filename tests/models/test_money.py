@@ -163,7 +163,7 @@ class MoneyMachine(RuleBasedStateMachine):
 
 
 TestMoney = MoneyMachine.TestCase
-TestMoney.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestMoney.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 
 
 def book(balance: int = 100, held: int = 0) -> Book:

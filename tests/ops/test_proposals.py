@@ -112,7 +112,7 @@ def test_a_dated_price_waits_and_the_past_is_refused(desk: ops.Desk) -> None:
     assert list(desk.catalog.prices()["status"]) == ["current", "scheduled"]
     later = propose(desk, input_usd="0.60", effective_from=tomorrow + timedelta(days=1))
     assert any(line.old == 30_000 and line.new == 60_000 for line in later.lines)
-    for moment in (tomorrow - timedelta(days=2), datetime.now(), "2020-01-01"):  # noqa: DTZ005
+    for moment in (tomorrow - timedelta(days=2), datetime.now(), "2020-01-01"):
         with pytest.raises(ops.BadInput) as refusal:
             propose(desk, effective_from=moment)
         assert refusal.value.field == "effective_from"

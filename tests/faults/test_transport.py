@@ -1,0 +1,178 @@
+"""Faults 50 to 53: what the defaults of libraries break, and where memory and connections leak."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.faults.wire import CHAT, MIB, chat_body, chat_request, connect, rss_mib
+from tests.rig import Customer, Price, Rig, client, start_rig
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_books_are_right_afterwards(rig: Rig) -> Any:
+    yield
+    rig.reconcile()
+
+
+# ── faults 50: every timeout and limit is set on purpose ──────────────────────────────────────────────────────────
+
+
+async def test_an_answer_may_last_longer_than_every_timeout_as_long_as_it_goes_on(rig: Rig) -> None:
+    """Faults 50, scaled: the rig waits 2 s for a first byte and 2 s for a next one; these answers take 5 s."""
+    alias = rig.alias("sim:words=11,gap_ms=500", price=Price("1", "2"))
+    slow_start = rig.alias("sim:words=2,first_ms=1500,think_ms=1500")
+    ada = rig.customer(models=[alias, slow_start])
+    streamed, *thinking = await asyncio.gather(
+        rig.chat(ada, alias, stream=True), *[rig.chat(ada, slow_start, stream=stream) for stream in (True, False)]
+    )
+    assert streamed.is_done
+    assert len(streamed.text.split()) == 11
+    assert [answer.status for answer in thinking] == [200, 200]
+    assert thinking[0].is_done
+    await rig.settled(ada, records=3)
+    assert all(record["outcome"] == "served" for record in rig.records(ada))
+
+
+async def test_three_hundred_at_once_all_reach_the_provider(rig: Rig) -> None:
+    """Faults 50: an HTTP client library's default is 100 connections."""
+    upstream = "sim:words=2,gate,tag=three-hundred"
+    alias = rig.alias(upstream)
+    ada = rig.customer(models=[alias])
+    running = [asyncio.create_task(rig.chat(ada, alias, stream=i % 2 == 0, max_tokens=2)) for i in range(300)]
+    calls = await rig.provider.wait(upstream, count=300, timeout=30)
+    assert Counter(call["state"] for call in calls) == {"open": 300}
+    await rig.provider.release(upstream)
+    answers = await asyncio.gather(*running)
+    assert {answer.status for answer in answers} == {200}
+    assert all(answer.is_done for answer in answers[::2])
+    await rig.settled(ada, records=300)
+
+
+async def test_an_event_of_a_mebibyte_and_an_answer_of_eight_pass(rig: Rig) -> None:
+    """Faults 50: a line of a stream is limited to 512 KiB by default."""
+    alias = rig.alias(f"sim:words=3,big_event={MIB}", settled=False)
+    large = rig.alias(f"sim:words=3,big_event={8 * MIB}")
+    ada = rig.customer(models=[alias, large])
+    streamed = await rig.chat(ada, alias, stream=True)
+    assert streamed.is_done
+    assert len(streamed.text) >= MIB
+    whole = await rig.chat(ada, large)
+    assert len(whole.json["choices"][0]["message"]["content"]) >= 8 * MIB
+    await rig.settled(ada, records=2)
+
+
+# ── faults 51: a line without an end ──────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_endless_line_is_an_error_and_not_memory(rig: Rig) -> None:
+    """Faults 51. Four at once, each cut off at the largest event there may be; the next route answers."""
+    upstream = "sim:endless_line"
+    alias, alone = rig.alias(upstream, "sim:words=2,tag=after-endless", settled=False), rig.alias(upstream)
+    ada = rig.customer(models=[alias, alone])
+    before = rss_mib(rig.server.popen.pid)
+    answers = await asyncio.gather(*[rig.chat(ada, alias, stream=True) for _ in range(4)])
+    assert all(answer.is_done and answer.text for answer in answers)
+    broken = await rig.chat(ada, alone, stream=True)
+    assert broken.events[-1]["error"]["code"] == "upstream_unavailable"
+    assert not broken.is_done
+    assert rss_mib(rig.server.popen.pid) - before < 160
+    await rig.provider.wait(upstream, count=5, state="left")
+    await rig.settled(ada, records=5)
+    assert len(rig.records(ada, "failed")) == 1
+
+
+async def test_an_endless_json_answer_is_an_error(rig: Rig) -> None:
+    """Faults 51."""
+    alias = rig.alias("sim:endless_line,tag=json")
+    ada = rig.customer(models=[alias])
+    answer = await rig.chat(ada, alias)
+    assert (answer.status, answer.error["code"]) == (502, "upstream_unavailable")
+    await rig.settled(ada)
+    assert rig.spent_nano(ada) == 0
+
+
+# ── faults 52: a client that does not read ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def impatient_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A client may stop reading for three seconds; then it counts as gone."""
+    folder = tmp_path_factory.mktemp("impatient")
+    with start_rig(folder, GATEWAY_WRITE_TIMEOUT_S="3", GATEWAY_DRAIN_S="0.2") as running:
+        yield running
+        running.reconcile()
+
+
+async def test_clients_that_do_not_read_slow_their_providers_down_and_are_given_up(impatient_rig: Rig) -> None:
+    """Faults 52: fifteen answers of 8 MiB wait at the provider, not in our memory; then the clients are gone."""
+    rig = impatient_rig
+    upstream = "sim:words=40000,calls=on"
+    alias = rig.alias(upstream, max_output_tokens=50_000)
+    ada = rig.customer(models=[alias])
+    assert (await rig.chat(ada, alias, stream=True)).is_done
+    before = rss_mib(rig.server.popen.pid)
+    readers = [await connect(rig.url, limit=4096) for _ in range(15)]
+    for _, writer in readers:
+        writer.write(chat_request(ada, chat_body(alias, stream=True)))
+    await rig.provider.wait(upstream, count=16)
+    most, events = 0.0, [-1]
+    while (now := [call["events_sent"] for call in (await rig.provider.calls(upstream))[1:]]) != events:
+        events = now
+        most = max(most, rss_mib(rig.server.popen.pid))
+        await asyncio.sleep(0.3)
+    assert all(0 < sent < 40_000 for sent in events), "each provider was stopped in the middle of its answer"
+    assert most - before < 40
+    await rig.provider.wait(upstream, count=15, state="left", timeout=20)
+    assert rss_mib(rig.server.popen.pid) - before < 40
+    for _, writer in readers:
+        writer.transport.abort()
+    await rig.settled(ada, records=16)
+    left = rig.records(ada, "left")
+    assert len(left) == 15
+    assert all(record["estimated"] and record["charge_nano"] > 0 for record in left)
+
+
+# ── faults 53: sessions and connections ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_requests_leave_no_connections_files_or_memory_behind(rig: Rig) -> None:
+    """Faults 53, scaled: 300 requests to warm up, and 900 that add nothing. The drills make it many more."""
+    await keep_flat(rig, 300, 900, mib=12)
+
+
+async def keep_flat(rig: Rig, warm_up: int, count: int, *, mib: float) -> None:
+    """Every kind of ending, 30 at once; then as many open files as before, and not much more memory."""
+    upstreams = ["sim:words=3", "sim:words=3,cut=2", "sim:status=500", "sim:status=400", "sim:reset"]
+    aliases = [rig.alias(upstream, settled=False) for upstream in upstreams]
+    rig.settle_feed()
+    ada = rig.customer(models=aliases)
+    server = psutil.Process(rig.server.popen.pid)
+    await _many(rig, ada, aliases, warm_up)
+    files, memory = server.num_fds(), rss_mib(server.pid)
+    await _many(rig, ada, aliases, count)
+    await rig.settled(ada)
+    # A provider's connection is kept alive for the next call: as many as ran at once, and no more.
+    assert server.num_fds() <= files + 30
+    assert rss_mib(server.pid) - memory < mib
+    async with client() as session, session.get(rig.url + "/metrics") as response:
+        assert "gateway_requests_running 0.0" in await response.text()
+
+
+async def _many(rig: Rig, ada: Customer, aliases: list[str], count: int) -> None:
+    turns = iter(range(count))
+    headers = {**ada.headers, "Content-Type": "application/json"}
+
+    async def one_after_another() -> None:
+        async with client() as session:
+            for turn in turns:
+                body = chat_body(aliases[turn % len(aliases)], stream=turn % 2 == 0)
+                async with session.post(rig.url + CHAT, data=body, headers=headers) as response:
+                    await response.read()
+
+    await asyncio.gather(*[one_after_another() for _ in range(30)])
