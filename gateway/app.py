@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import msgspec
 import structlog
@@ -31,9 +32,10 @@ _MESSAGES = {
     413: "The request body is larger than this service takes ({limit} MiB). Send less text or smaller images.",
 }
 log = structlog.get_logger()
+App = Sanic[Any, Any]
 
 
-def create_app(settings: Settings, *, name: str = "supertomorrow") -> Sanic:
+def create_app(settings: Settings, *, name: str = "supertomorrow") -> App:
     """An application whose parts are built when its worker starts. Raises SetupError then, if anything is not ready."""
     app = Sanic(
         name,
@@ -54,11 +56,11 @@ def create_app(settings: Settings, *, name: str = "supertomorrow") -> Sanic:
     config.GRACEFUL_SHUTDOWN_TIMEOUT = 2.0
 
     @app.before_server_start
-    async def start(_app: Sanic) -> None:
+    async def start(_app: App) -> None:
         await gateway.start()
 
     @app.before_server_stop
-    async def stop(_app: Sanic) -> None:
+    async def stop(_app: App) -> None:
         await gateway.stop()
 
     app.add_route(complete, "/v1/chat/completions", methods=["POST"])

@@ -170,7 +170,7 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
     relay = upstream.relay
     await client.send(upstream.first)
     try:
-        if not relay.ended:
+        if not upstream.relay.ended:
             async for chunk in upstream.response.content.iter_any():
                 out = relay.feed(chunk)
                 if out:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import msgspec
 from sanic import Request
@@ -13,7 +14,6 @@ from gateway import sse
 from gateway.errors import error_object
 from gateway.reply import Reply
 from models.errors import DomainError
-
 
 # Clients and proxies wait for headers; a provider that thinks first must not keep them waiting. But most begin at once,
 # and then headers and first words share a packet.
@@ -98,14 +98,14 @@ class ClientStream:
             return
         self.sent_at = time.monotonic()
         await self.open()
-        transport = self._request.transport
+        transport: Any = self._request.transport
         if transport is not None and not self._closed and transport.get_write_buffer_size() == 0:
             await self._send(sse.KEEP_ALIVE)
 
     async def _send(self, data: bytes, *, end: bool = False) -> None:
         response = self._response
         assert response is not None
-        transport = self._request.transport
+        transport: Any = self._request.transport
         if transport is None or transport.get_write_buffer_size() == 0:
             await response.send(data, end)
             return

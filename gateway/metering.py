@@ -119,7 +119,7 @@ def _count(place: dict[str, Any], name: str) -> int | None:
 
 def estimate_tokens(text: str) -> int:
     """Tokens of a text by a common vocabulary (o200k), for answers whose provider did not count them."""
-    return _vocabulary().count(text)
+    return int(_vocabulary().count(text))
 
 
 _loaded: list[Any] = []

@@ -36,7 +36,7 @@ class OperatorWrite:
     ) -> None:
         """Append who, what, why, before and after to the chain."""
         last = await Audit.all().order_by("-id").first()
-        row = {
+        row: dict[str, Any] = {
             "at_us": self.at_us,
             "operator": self.operator,
             "action": action,

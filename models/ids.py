@@ -24,7 +24,9 @@ def new_request_id(at_us: int) -> str:
     """
     ms, rest_us = divmod(at_us, 1000)
     tail = _random.getrandbits(62) | 1 << 63
-    return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{rest_us * 4096 // 1000:03x}-{tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
+    return (
+        f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{rest_us * 4096 // 1000:03x}-{tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
+    )
 
 
 def to_datetime(at_us: int) -> datetime:

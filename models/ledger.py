@@ -72,7 +72,9 @@ USAGE_COLUMNS = (
     "request_id, at_us, account_id, key_id, model_id, route_id, price_id, outcome, streamed, estimated, fresh_tokens,"
     " cached_tokens, cache_write_tokens, output_tokens, first_byte_ms, total_ms, cost_nano, attempts"
 )
-_INSERT_HOLDS = "INSERT INTO hold (request_id, account_id, amount_nano, price_id, epoch_id, at_us, status) VALUES {rows}"
+_INSERT_HOLDS = (
+    "INSERT INTO hold (request_id, account_id, amount_nano, price_id, epoch_id, at_us, status) VALUES {rows}"
+)
 _INSERT_TRANSFERS = (
     "INSERT INTO transfer (debit_account, credit_account, amount_nano, kind, at_us, request_id, grant_key, note, operator)"
     " VALUES {rows}"

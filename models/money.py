@@ -272,7 +272,9 @@ def _move(book: Book, command: Move, effects: Effects) -> Outcome:
             book.purses[account].balance_nano += amount
             effects.touched.add(account)
     writeoff = command.amount_nano - taken
-    rows = [(command.debit_account, taken, command.kind, command.grant_key)] if taken else []
+    rows: list[tuple[int, int, str, str | None]] = []
+    if taken:
+        rows.append((command.debit_account, taken, command.kind, command.grant_key))
     if writeoff:
         rows.append((WRITEOFF, writeoff, "writeoff", None if taken else command.grant_key))
     for debit, amount, kind, grant_key in rows:
