@@ -23,7 +23,7 @@ run: $(PRODUCT) ## Start the demo on http://127.0.0.1:8000 (PORT=8001 elsewhere)
 
 .PHONY: test
 test: check ## Lint, types and import contract, then every test but the drills
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: drills
 drills: $(TOOLS) ## Run the long tests one after another: soak, chaos, kills, large data, fuzz

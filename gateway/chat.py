@@ -68,6 +68,7 @@ async def complete(request: Request) -> HTTPResponse | None:
     finally:
         turn.close()
         gateway.running.discard(turn)
+        gateway.ended()
 
 
 # ── whole answers ─────────────────────────────────────────────────────────────────────────────────────────────────

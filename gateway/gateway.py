@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
-import time
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -32,7 +32,6 @@ from models.secrets import Seal, load_secret_key
 FEED_S = 0.25
 _KEEP_ALIVE_CHECK_S = 1.0
 _SWEEP_S = 60.0
-_STOP_POLL_S = 0.05
 # Once interrupted, streams need a moment to say so to their clients.
 _INTERRUPTED_S = 2.0
 log = structlog.get_logger()
@@ -56,6 +55,7 @@ class Gateway:
         self.streams: set[ClientStream] = set()
         self.drains: set[asyncio.Task[None]] = set()
         self.stopping = False
+        self._ended = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self.metrics.running.set_function(lambda: len(self.running))
         self.metrics.draining.set_function(lambda: len(self.drains))
@@ -93,18 +93,14 @@ class Gateway:
     async def stop(self) -> None:
         """Admit nobody; let what runs finish within the bound; interrupt the rest; settle everything; close."""
         self.stopping = True
-        deadline = time.monotonic() + self.settings.shutdown_s
-        while (self.running or self.drains) and time.monotonic() < deadline:
-            await asyncio.sleep(_STOP_POLL_S)
+        await self._quiet(lambda: not (self.running or self.drains), self.settings.shutdown_s)
         for stream in list(self.streams):
             if stream.task is not None and not stream.settling:
                 stream.interrupted = True
                 stream.task.cancel()
         for drain in list(self.drains):
             drain.cancel()
-        deadline = time.monotonic() + _INTERRUPTED_S
-        while (self.streams or self.drains) and time.monotonic() < deadline:
-            await asyncio.sleep(_STOP_POLL_S)
+        await self._quiet(lambda: not (self.streams or self.drains), _INTERRUPTED_S)
         for turn in list(self.running):
             turn.release("failed")
         for task in self._background:
@@ -112,6 +108,17 @@ class Gateway:
         await self.billing.stop()
         await self.upstream.close()
         await self.database.close()
+
+    def ended(self) -> None:
+        """A request or a drain is over: whoever waits for quiet looks again."""
+        self._ended.set()
+
+    async def _quiet(self, is_quiet: Callable[[], bool], within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not is_quiet():
+                    self._ended.clear()
+                    await self._ended.wait()
 
     async def _follow(self) -> None:
         await self.catalog.follow(self.keys.evict, self.keys.clear)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,10 @@ def parse_url(text: str) -> DatabaseUrl:
     """Raises SetupError naming the variable for anything but `sqlite://` and `postgres://`."""
     scheme = urlsplit(text).scheme
     if scheme in ("postgres", "postgresql"):
+        try:
+            _ = urlsplit(text).port
+        except ValueError as error:
+            raise SetupError(f"GATEWAY_DATABASE_URL: {error}") from None
         return DatabaseUrl("postgres" + text[len(scheme) :], "postgres", None)
     if scheme == "sqlite":
         name = unquote(text[len("sqlite://") :].split("?", maxsplit=1)[0])
@@ -127,7 +132,15 @@ async def connect(
     EXECUTOR_CACHE.clear()
     with context if everywhere else contextlib.nullcontext():
         await context.init(config=tortoise_config(url, pool=pool), _enable_global_fallback=everywhere)
-    return Database(url, context)
+    database = Database(url, context)
+    if url.path is not None:
+        # Tortoise opens the file at the first query, and waits for ever at the second one if that failed.
+        try:
+            await database.connection.create_connection(with_db=True)
+        except (sqlite3.DatabaseError, OSError) as error:
+            await database.close()
+            raise SetupError(f"{url.path} cannot be opened as a SQLite database: {error}") from None
+    return database
 
 
 def tortoise_config(url: DatabaseUrl, *, pool: int = 10) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
 
 from argon2 import PasswordHasher
@@ -100,9 +101,11 @@ def hash_password(password: str) -> str:
 def verify_password(password: str, stored: str | None) -> bool:
     """Equal work whether or not there is such a user."""
     try:
-        return _passwords.verify(stored or _NOBODY, password) and stored is not None
+        return _passwords.verify(stored or _nobody(), password) and stored is not None
     except (Argon2Error, InvalidHashError):
         return False
 
 
-_NOBODY = _passwords.hash(secrets.token_hex(16))
+@lru_cache
+def _nobody() -> str:
+    return _passwords.hash(secrets.token_hex(16))

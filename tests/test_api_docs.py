@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ import pytest
 from models.prices import CREDITS_PER_USD
 from tests.clients.shelf import HELLO, Shelf
 from tests.rig import Answer, Customer, Price, Rig, client
+from tests.servers import missing
 
 PUBLIC = "https://api.supertomorrow.cc/v1"
 CURL = """curl https://api.supertomorrow.cc/v1/chat/completions \\
@@ -61,6 +62,14 @@ def shelf(rig: Rig) -> Iterator[Shelf]:
 @pytest.fixture(scope="module")
 def ada(rig: Rig, shelf: Shelf) -> Customer:
     return rig.customer(models=["deepseek-chat"])
+
+
+@pytest.fixture(scope="module")
+def curl_shell() -> str:
+    """A shell in which the document's lines can be typed as they stand."""
+    if shutil.which("curl") is None:
+        missing("no curl on this machine")
+    return "sh"
 
 
 def filled_in(example: str, rig: Rig, customer: Customer) -> str:
@@ -123,8 +132,8 @@ async def test_a_key_is_created_with_one_or_several_models_and_calls_only_those(
     assert len(await shelf.calls("other")) == calls
 
 
-async def test_the_curl_call_is_answered(rig: Rig, ada: Customer) -> None:
-    answer = json.loads(await run(*shlex.split(filled_in(CURL, rig, ada)), "--silent", "--show-error"))
+async def test_the_curl_call_is_answered(rig: Rig, ada: Customer, curl_shell: str) -> None:
+    answer = json.loads(await run(curl_shell, "-c", filled_in(CURL, rig, ada)))
     assert answer["object"] == "chat.completion"
     assert answer["model"] == "deepseek-chat"
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": ANSWER, "refusal": None}
@@ -228,8 +237,8 @@ async def test_stream_is_optional_and_sends_the_same_answer_in_pieces(rig: Rig, 
     assert said == [streamed.text] * 2 == [ANSWER] * 2
 
 
-async def test_the_models_endpoint_lists_what_this_key_may_call(rig: Rig, ada: Customer) -> None:
-    document = json.loads(await run(*shlex.split(filled_in(CURL_MODELS, rig, ada)), "--silent", "--show-error"))
+async def test_the_models_endpoint_lists_what_this_key_may_call(rig: Rig, ada: Customer, curl_shell: str) -> None:
+    document = json.loads(await run(curl_shell, "-c", filled_in(CURL_MODELS, rig, ada)))
     assert document["object"] == "list"
     assert [model["id"] for model in document["data"]] == ["deepseek-chat"]
 
