@@ -29,8 +29,14 @@ class Answer(msgspec.Struct):
     def text(self) -> str:
         """Everything the model wrote, for an estimate when nobody counted it."""
         parts: list[str] = []
-        for choice in _decode_choices(self.fields["choices"]):
-            message = choice.get("message") or {}
+        try:
+            choices = _decode_choices(self.fields["choices"])
+        except (msgspec.DecodeError, RecursionError):
+            return bytes(self.fields["choices"]).decode("utf-8", "replace")
+        for choice in choices:
+            message = choice.get("message")
+            if not isinstance(message, dict):
+                continue
             for name in ("content", "reasoning_content", "reasoning", "refusal"):
                 if isinstance(message.get(name), str):
                     parts.append(message[name])
@@ -47,8 +53,8 @@ def read_answer(body: bytes, alias: str) -> Answer:
         fields = _read_loosely(body)
     if fields.get("error", _NULL) != _NULL:
         raise NotAnAnswer(f"an error with status 200: {bytes(fields['error'])[:500]!r}")
-    choices = fields.get("choices", _NULL)
-    if bytes(memoryview(choices)[:2]) in (b"nu", b"[]") or bytes(memoryview(choices)[:1]) != b"[":
+    head = bytes(memoryview(fields.get("choices", _NULL))[:64])
+    if head[:1] != b"[" or head[1:].lstrip()[:1] != b"{":
         raise NotAnAnswer(f"no choices: {body[:200]!r}")
     usage = fields.get("usage", _NULL)
     meters = None if usage == _NULL else meters_from_usage(usage)

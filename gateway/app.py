@@ -22,8 +22,6 @@ from models.ids import new_request_id, now_us
 
 _KEEP_ALIVE_S = 75
 _HEADER_TIMEOUT_S = 60
-# One by one: a path with a handler of its own does not fall back to the last of these.
-_PREFLIGHT_PATHS = ("/v1/chat/completions", "/v1/models", "/v1/models/<path:path>", "/v1/<path:path>")
 _FORWARDING = ("forwarded", "x-forwarded-", "x-real-ip", "via")
 _MESSAGES = {
     404: "There is no such endpoint. This service has POST /v1/chat/completions and GET /v1/models; set your client to use "
@@ -64,8 +62,6 @@ def create_app(settings: Settings, *, name: str = "supertomorrow") -> App:
         await gateway.stop()
 
     app.add_route(complete, "/v1/chat/completions", methods=["POST"])
-    for number, path in enumerate(_PREFLIGHT_PATHS):
-        app.add_route(preflight, path, methods=["OPTIONS"], name=f"preflight-{number}")
     app.add_route(health, "/healthz", methods=["GET", "HEAD"])
     app.add_route(ready, "/readyz", methods=["GET", "HEAD"])
     app.add_route(metrics, "/metrics", methods=["GET"])
@@ -78,11 +74,10 @@ def respond(body: bytes, *, status: int = 200, content_type: str = "application/
     return HTTPResponse(body, status, {"x-request-id": new_request_id(now_us())}, content_type)
 
 
-async def preflight(_request: Request, **_matched: str) -> HTTPResponse:
+def preflight(headers: dict[str, str]) -> HTTPResponse:
     """Browsers ask before they send; any origin may, for the key is what decides."""
     headers = {
-        **CORS_HEADERS,
-        "x-request-id": new_request_id(now_us()),
+        **headers,
         "access-control-allow-methods": "GET, POST, OPTIONS",
         "access-control-allow-headers": "*, authorization",
         "access-control-max-age": "86400",
@@ -139,9 +134,9 @@ class Errors(ErrorHandler):
             headers |= CORS_HEADERS
         if isinstance(exception, SanicException) and exception.status_code < 500:
             status = exception.status_code
-            if status == 405 and set(getattr(exception, "allowed_methods", None) or ()) == {"OPTIONS"}:
-                # Only the preflight answers there: to a client it does not exist.
-                status, exception.headers = 404, {}
+            if request.method == "OPTIONS" and "access-control-allow-origin" in headers:
+                # No endpoint answers to this method: here every one of them does, and so do those that do not exist.
+                return preflight(headers)
             # Sanic's own text may quote the request, braces and all.
             message = _MESSAGES[status].format(limit=self._limit) if status in _MESSAGES else str(exception)
             extra = {k.lower(): v for k, v in (exception.headers or {}).items() if k.lower() == "allow"}

@@ -85,7 +85,12 @@ class Ask(msgspec.Struct):
         found: list[str] = []
         for name in ("messages", *_PROMPT_FIELDS):
             if name in self.fields:
-                _collect_text(_decode(self.fields[name]), found)
+                raw = self.fields[name]
+                try:
+                    _collect_text(_any.decode(raw), found)
+                except (msgspec.DecodeError, RecursionError):
+                    # A number beyond every range, say. The provider took it, so it is too late to refuse.
+                    found.append(bytes(raw).decode())
         return "\n".join(found)
 
     def body_for(self, upstream_model: str, *, bound: int | None, max_tokens_field: str) -> bytes:

@@ -29,9 +29,10 @@ class Reply(HTTPResponse):
 
     @property
     def processed_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
-        self.headers.setdefault("content-type", self.content_type)
-        lines = [f"{name}: {value}" for name, value in self._own.items()]
-        lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        # One pair for all of them: the first name, and the first value with the lines that follow it.
-        name, _, rest = "\r\n".join(lines).partition(": ")
-        return [(name.encode("ascii"), rest.encode("ascii"))]
+        text = ""
+        for name, value in self._own.items():
+            text += f"{name}: {value}\r\n"
+        for name, value in self.headers.items():
+            text += f"{name}: {value}\r\n"
+        # One pair for all of them: a first name, and its value with the lines that follow it.
+        return [(b"content-type", f"{self.content_type}\r\n{text}"[:-2].encode("ascii"))]

@@ -100,6 +100,9 @@ class PriceVersion(msgspec.Struct, frozen=True):
 
     def dearest(self, at_us: int, input_ceiling: int) -> tuple[int, int]:
         """The dearest (input, output) rates that a request of at most `input_ceiling` tokens can reach."""
+        if len(self.tiers) == 1 and not self.windows:
+            only = self.tiers[0].rates
+            return max(only.fresh, only.cached, only.written), only.output
         reachable = [t.rates for i, t in enumerate(self.tiers_at(at_us)) if i == 0 or t.above_tokens < input_ceiling]
         return max(max(r.fresh, r.cached, r.written) for r in reachable), max(r.output for r in reachable)
 

@@ -270,7 +270,9 @@ async def test_unscoped_unavailable_and_unpublished_models_are_not_returned_and_
 
 
 @pytest.mark.parametrize("subject", ["key", "account", "route"])
-async def test_limits_of_key_account_and_route_answer_429_and_advise_to_back_off(rig: Rig, shelf: Shelf, subject: str) -> None:
+async def test_limits_of_key_account_and_route_answer_429_and_advise_to_back_off(
+    rig: Rig, shelf: Shelf, subject: str
+) -> None:
     alias = rig.alias("sim:words=2", settled=False)
     owner, neighbour = rig.customer(models=[alias]), rig.customer(models=[alias])
     sibling = bearer(rig.desk.keys.issue(owner.email, name="sibling", models=[alias]).secret)

@@ -18,6 +18,8 @@ class LocalLimiter:
         self._running: dict[_Key, int] = {}
 
     async def admit(self, limits: tuple[Limit, ...], tokens: int) -> Admission:
+        if not limits:
+            return Admission((), tokens)
         now = self._clock()
         taken: list[tuple[_Key, float]] = []
         for limit in limits:
@@ -67,20 +69,23 @@ class LocalLimiter:
             self.leave(admission)
 
     def headers(self, limits: tuple[Limit, ...]) -> dict[str, str]:
+        if not limits:
+            return {}
         now = self._clock()
-        tightest: dict[str, tuple[int, Limit, float]] = {}
-        for limit in limits:
-            if limit.unit == "concurrent":
-                continue
-            full_at = self._full_at.get(limit.key, 0.0)
-            left = gcra.remaining(full_at, now, limit.quota, limit.window_s)
-            if limit.unit not in tightest or left < tightest[limit.unit][0]:
-                tightest[limit.unit] = (left, limit, full_at)
         found: dict[str, str] = {}
-        for unit, (left, limit, full_at) in tightest.items():
-            found["x-ratelimit-limit-" + unit] = str(limit.quota)
-            found["x-ratelimit-remaining-" + unit] = str(left)
-            found["x-ratelimit-reset-" + unit] = duration_text(full_at - now)
+        for unit in ("requests", "tokens"):
+            tightest: Limit | None = None
+            least, full_at = 0, 0.0
+            for limit in limits:
+                if limit.unit == unit:
+                    at = self._full_at.get(limit.key, 0.0)
+                    left = gcra.remaining(at, now, limit.quota, limit.window_s)
+                    if tightest is None or left < least:
+                        tightest, least, full_at = limit, left, at
+            if tightest is not None:
+                found["x-ratelimit-limit-" + unit] = str(tightest.quota)
+                found["x-ratelimit-remaining-" + unit] = str(least)
+                found["x-ratelimit-reset-" + unit] = duration_text(full_at - now)
         return found
 
     def sweep(self) -> None:

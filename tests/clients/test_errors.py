@@ -283,7 +283,9 @@ async def test_7_our_credential_is_struck_out_of_a_providers_words(shelf: Shelf)
     assert b"canary" not in answer.body
 
 
-@pytest.mark.parametrize(("name", "status"), [("html_400", 400), ("empty_400", 400), ("string_422", 422), ("json_413", 413)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("html_400", 400), ("empty_400", 400), ("string_422", 422), ("json_413", 413)]
+)
 async def test_7_error_bodies_of_any_kind_become_json(shelf: Shelf, name: str, status: int) -> None:
     answer = await shelf.chat(name)
     assert_refused(answer, status, "invalid_request")
@@ -311,11 +313,20 @@ async def test_8_json_where_events_were_asked_for_is_never_silence(shelf: Shelf)
 
 
 @pytest.mark.parametrize(
-    "body", ["null", "[]", "{}", '{"error":"no"}', '{"choices":null}', '{"choices":[]}', '{"choices":"x"}', '{"choices":[{'],
+    "body", ["null", "[]", "{}", '{"error":"no"}', '{"choices":null}', '{"choices":[]}', '{"choices":"x"}', '{"choices":[{',
+             '{"choices":[1]}', '{"choices":[ ]}', '{"choices":[[]]}'],
 )  # fmt: skip
 async def test_8_json_that_is_no_completion_is_a_502(shelf: Shelf, body: str) -> None:
     await shelf.script(body)
     assert_refused(await shelf.chat("scripted"), 502, "upstream_unavailable")
+
+
+async def test_8_an_odd_answer_that_nobody_counted_is_served_and_estimated(shelf: Shelf) -> None:
+    for message in ('"text"', "null", '{"content":["x"]}', '{"content":"x","logprob":-1e999}', '{"tool_calls":7}'):
+        await shelf.script(f'{{"choices":[{{"index":0,"message":{message},"finish_reason":"stop"}}]}}')
+        answer = await shelf.chat("scripted", response_format={"schema": {"maximum": 1}})
+        assert answer.status == 200, answer.body
+        assert float(answer.headers["x-credits-charged"]) > 0
 
 
 async def test_8_a_whole_answer_cut_short_is_a_502_and_costs_nothing(shelf: Shelf) -> None:
@@ -344,9 +355,7 @@ async def test_9_an_unknown_path_is_a_404_in_json(shelf: Shelf, path: str) -> No
     [("GET", CHAT, "POST"), ("PUT", CHAT, "POST"), ("DELETE", CHAT, "POST"), ("POST", "/v1/models", "GET"),
      ("DELETE", "/v1/models/x", "GET")],
 )  # fmt: skip
-async def test_9_a_wrong_method_is_a_405_in_json(
-    shelf: Shelf, method: str, path: str, allowed: str
-) -> None:
+async def test_9_a_wrong_method_is_a_405_in_json(shelf: Shelf, method: str, path: str, allowed: str) -> None:
     from tests.rig import client
 
     async with client() as session, session.request(method, shelf.rig.url + path, headers=shelf.customer.headers) as r:

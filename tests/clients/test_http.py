@@ -211,7 +211,10 @@ async def test_24_curl_with_expect_with_chunks_and_with_an_upgrade(shelf: Shelf,
 
 async def test_24_curl_keeps_one_connection_over_a_401_and_a_stream(shelf: Shelf, curl: str) -> None:
     url = shelf.rig.url + "/v1/chat/completions"
-    stream, one = shelf.body("plain", stream=True).decode(), shelf.rig.url + "/v1/models/" + quoted(shelf.alias["plain"])
+    stream, one = (
+        shelf.body("plain", stream=True).decode(),
+        shelf.rig.url + "/v1/models/" + quoted(shelf.alias["plain"]),
+    )
     key = f"Authorization: Bearer {shelf.customer.key}"
     code, out, told = await run_curl(
         curl, url, "-d", stream, "-H", "Authorization: Bearer wrong", "--next", "--silent", "--verbose", "--no-buffer",

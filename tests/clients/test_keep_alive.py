@@ -46,7 +46,10 @@ def shelf(slow_rig: Rig) -> Shelf:
 
 async def blocks_of(shelf: Shelf, name: str) -> AsyncIterator[bytes]:
     """Everything that a stream says, a block each, as it comes."""
-    url, headers = shelf.rig.url + "/v1/chat/completions", {**shelf.customer.headers, "Content-Type": "application/json"}
+    url, headers = (
+        shelf.rig.url + "/v1/chat/completions",
+        {**shelf.customer.headers, "Content-Type": "application/json"},
+    )
     async with client() as session, session.post(url, data=shelf.body(name, stream=True), headers=headers) as response:
         assert response.status == 200
         while block := await response.content.readuntil(b"\n\n"):
@@ -125,7 +128,9 @@ async def test_26_a_client_that_leaves_before_any_output_is_noticed_at_once_and_
     assert rig.spent_nano(shelf.customer) == before
 
 
-async def test_26_a_client_that_leaves_during_output_is_noticed_while_the_provider_is_still_talking(shelf: Shelf) -> None:
+async def test_26_a_client_that_leaves_during_output_is_noticed_while_the_provider_is_still_talking(
+    shelf: Shelf,
+) -> None:
     """The whole answer would take ten seconds; it is read on for two, then cut and charged by estimate."""
     blocks = blocks_of(shelf, "leaving")
     assert (await anext(blocks)).startswith(b"data: {")

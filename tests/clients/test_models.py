@@ -19,7 +19,9 @@ FIELDS = {"id", "object", "created", "owned_by", "context_length", "max_output_t
 def stock(rig: Rig) -> Iterator[dict[str, str]]:
     """Aliases of several sorts, by what is special about them."""
     names = {
-        "plain": rig.alias("sim:words=2", price=Price("0.27", "1.10", cached="0.07"), context_tokens=65_536, settled=False),
+        "plain": rig.alias(
+            "sim:words=2", price=Price("0.27", "1.10", cached="0.07"), context_tokens=65_536, settled=False
+        ),
         "free": rig.alias("sim:words=2", price=Price("0", "0"), settled=False),
         "hidden": rig.alias("sim:words=2", published=False, settled=False),
         "unpriced": rig.alias("sim:words=2", price=None, settled=False),
@@ -55,7 +57,9 @@ async def test_22_the_list_has_what_clients_read_and_no_more_than_the_key_may_ca
     assert answer.headers["content-type"] == "application/json"
     document = answer.json
     assert document["object"] == "list"
-    assert sorted(model["id"] for model in document["data"]) == sorted(stock[name] for name in ("plain", "free", "slashed"))
+    assert sorted(model["id"] for model in document["data"]) == sorted(
+        stock[name] for name in ("plain", "free", "slashed")
+    )
     for model in document["data"]:
         assert set(model) == FIELDS
         assert None not in model.values()
@@ -81,7 +85,13 @@ async def test_22_prices_are_decimal_strings_of_usd_per_token(rig: Rig, stock: d
 
 async def test_22_the_query_string_is_ignored(rig: Rig, ada: Customer) -> None:
     plain = await get(rig, "/v1/models", ada)
-    for query in ("?", "?limit=1", "?after=x&order=desc", "?api-version=2024-10-21", "?return_wildcard_routes=true&a[]=%ff"):
+    for query in (
+        "?",
+        "?limit=1",
+        "?after=x&order=desc",
+        "?api-version=2024-10-21",
+        "?return_wildcard_routes=true&a[]=%ff",
+    ):
         assert (await get(rig, "/v1/models" + query, ada)).body == plain.body
 
 
@@ -111,7 +121,13 @@ async def test_23_one_model_by_its_name_however_it_is_written(
 ) -> None:
     listed = {model["id"]: model for model in (await get(rig, "/v1/models", ada)).json["data"]}
     name = stock[what]
-    for path in (quoted(name), quoted(name) + "/", name.replace("é", "%C3%A9"), quoted(name).lower(), quoted(name) + "?x=1"):
+    for path in (
+        quoted(name),
+        quoted(name) + "/",
+        name.replace("é", "%C3%A9"),
+        quoted(name).lower(),
+        quoted(name) + "?x=1",
+    ):
         answer = await get_raw(rig, f"/v1/models/{path}", ada)
         assert answer.status == 200, path
         assert answer.json == listed[name]

@@ -156,10 +156,19 @@ async def test_json_mode_and_the_other_parameters_reach_the_provider(shelf: Shel
     }  # fmt: skip
     async with AsyncOpenAI(api_key=shelf.customer.key, base_url=shelf.rig.url + "/v1") as client:
         await client.chat.completions.create(
-            model=shelf.alias["plain"], messages=HELLO, extra_body={"top_k": 40, "thinking": {"type": "disabled"}}, **given
+            model=shelf.alias["plain"],
+            messages=HELLO,
+            extra_body={"top_k": 40, "thinking": {"type": "disabled"}},
+            **given,
         )
     sent = (await shelf.last_call("plain"))["body"]
-    expected = {**given, "top_k": 40, "thinking": {"type": "disabled"}, "messages": HELLO, "model": shelf.upstream["plain"]}
+    expected = {
+        **given,
+        "top_k": 40,
+        "thinking": {"type": "disabled"},
+        "messages": HELLO,
+        "model": shelf.upstream["plain"],
+    }
     assert sent == expected
 
 
@@ -260,10 +269,15 @@ async def test_an_outage_that_passes_is_not_even_seen(shelf: Shelf, counted: Cou
 
 @pytest.mark.parametrize("name", ["cut", "error_event"])
 def test_a_stream_that_breaks_off_raises_and_costs_nothing(shelf: Shelf, client: OpenAI, name: str) -> None:
-    before, words = shelf.rig.spent_nano(shelf.customer), []
-    with pytest.raises(openai.APIError) as caught:
+    before = shelf.rig.spent_nano(shelf.customer)
+    words: list[str | None] = []
+
+    def read() -> None:
         for chunk in client.chat.completions.create(model=shelf.alias[name], messages=HELLO, stream=True):
             words.append(chunk.choices[0].delta.content)
+
+    with pytest.raises(openai.APIError) as caught:
+        read()
     assert words == ["Thank", " you", " for"]
     assert "not charged" in caught.value.message
     assert caught.value.code == "upstream_unavailable"

@@ -107,7 +107,7 @@ async def test_18_a_bound_above_the_models_own_goes_up_as_the_models_own(shelf: 
 
 @pytest.mark.parametrize("kind", MESSAGES)
 async def test_19_messages_of_every_kind_pass_untouched(shelf: Shelf, kind: str) -> None:
-    for messages in (f"[{MESSAGES[kind]}]", f'[ {MESSAGES["developer"]} , {MESSAGES[kind]} ]'):
+    for messages in (f"[{MESSAGES[kind]}]", f"[ {MESSAGES['developer']} , {MESSAGES[kind]} ]"):
         assert f'"messages":{messages}' in await sent_upstream(shelf, f'"messages":{messages}')
 
 

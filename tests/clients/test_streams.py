@@ -188,7 +188,9 @@ async def test_12_a_stream_that_only_says_done_still_gets_its_finish_reason(shel
     assert strict_events(answer, shelf.alias["scripted"])[-1]["choices"][0]["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("stamp", ["id: 7\n", "retry: 3000\n", "event: message\n", "event:\nid:\n", "unknown: x\nline\n"])
+@pytest.mark.parametrize(
+    "stamp", ["id: 7\n", "retry: 3000\n", "event: message\n", "event:\nid:\n", "unknown: x\nline\n"]
+)
 async def test_11_lines_that_are_no_data_do_not_pass(shelf: Shelf, stamp: str) -> None:
     words = "".join(f"{stamp}data: {CHUNK % (WORD % word)}\n{stamp}\n" for word in ("one", "two"))
     await shelf.script(f"{stamp}\ndata:\n\ndata: \n\n" + words + FINISH + f"{stamp}\n" + DONE)
@@ -250,7 +252,9 @@ async def test_16_a_well_formed_event_passes_byte_by_byte_but_for_the_alias(shel
 
 async def test_16_events_written_with_blanks_mean_the_same_afterwards(shelf: Shelf) -> None:
     events = [json.dumps(json.loads(CHUNK % (WORD % word))) for word in ("one", "two", "three", "four")]
-    await shelf.script("".join(f"data: {event}\n\n" for event in events[:2]), *(f"data: {e}\n\n" for e in events[2:]), FINISH)
+    await shelf.script(
+        "".join(f"data: {event}\n\n" for event in events[:2]), *(f"data: {e}\n\n" for e in events[2:]), FINISH
+    )
     answer = await shelf.chat("scripted", stream=True)
     strict_events(answer, shelf.alias["scripted"])
     assert answer.text == "onetwothreefour"
