@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.loose_json import NotJson, read_fields
 from gateway.metering import meters_from_usage
 from models.prices import Meters
 
-_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_choices = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _encode = msgspec.json.Encoder().encode
 _NULL = Raw(b"null")
@@ -48,9 +48,9 @@ class Answer(msgspec.Struct):
 def read_answer(body: bytes, alias: str) -> Answer:
     """Raises NotAnAnswer."""
     try:
-        fields = _decode_fields(body)
-    except (msgspec.DecodeError, RecursionError):
-        fields = _read_loosely(body)
+        fields = read_fields(body)
+    except NotJson as error:
+        raise NotAnAnswer(str(error)) from None
     if fields.get("error", _NULL) != _NULL:
         raise NotAnAnswer(f"an error with status 200: {bytes(fields['error'])[:500]!r}")
     head = bytes(memoryview(fields.get("choices", _NULL))[:64])
@@ -63,14 +63,3 @@ def read_answer(body: bytes, alias: str) -> Answer:
     fields["model"] = Raw(_encode(alias))
     fields.setdefault("object", Raw(b'"chat.completion"'))
     return Answer(_encode(fields), meters, fields)
-
-
-def _read_loosely(body: bytes) -> dict[str, Raw]:
-    """Some providers write NaN. Python reads it; what goes on to the client is null, for nobody else does."""
-    try:
-        value = json.loads(body, parse_constant=lambda _name: None)
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-        return {name: Raw(_encode(item)) for name, item in value.items()}
-    except (ValueError, RecursionError, UnicodeDecodeError):
-        raise NotAnAnswer(f"not JSON: {body[:200]!r}") from None

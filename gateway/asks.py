@@ -198,6 +198,10 @@ def _bounded(fields: _Fields, name: str, most: int) -> int | None:
     if raw is None:
         return None
     value = _decode(raw)
+    if type(value) is float and value.is_integer():
+        # Some languages know no whole numbers: 160.0 is one. Providers get it written as such.
+        value = int(value)
+        fields[name] = Raw(b"%d" % value)
     if type(value) is not int or not 1 <= value <= most:
         raise InvalidRequest(f"`{name}` must be a whole number from 1 to {most}.", param=name)
     return value

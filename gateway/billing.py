@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from tortoise.exceptions import BaseORMException, OperationalError
+from tortoise.exceptions import BaseORMException
 
 from gateway.batching import RETRY, Batcher
 from gateway.metrics import Metrics
@@ -124,10 +124,10 @@ class Billing:
             request_id = getattr(command, "request_id", "")
             try:
                 await Quarantine.create(at_us=now_us(), request_id=request_id, error=repr(error), command=text)
-            except OperationalError:
-                await asyncio.sleep(_RETRY_PAUSE_S)
-                return RETRY
             except BaseORMException as refusal:
+                if "locked" in str(refusal):
+                    await asyncio.sleep(_RETRY_PAUSE_S)
+                    return RETRY
                 # The log keeps it then: whatever is wrong with this one, the others' settlements must go on.
                 log.error("the quarantine refused a settlement", error=repr(refusal), settlement=text)
             self._metrics.quarantined.inc()

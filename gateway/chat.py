@@ -209,6 +209,7 @@ def _stream_failed(turn: Turn, error: Exception) -> UpstreamUnavailable:
 async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], Awaitable[T]]) -> T:
     """The first answer. Raises LimitExceeded when limits alone were in the way, else UpstreamUnavailable."""
     gateway, left = turn.gateway, MOST_ATTEMPTS
+    may_retry = True
     limited: LimitExceeded | None = None
     for route in routes:
         if left == 0 or not gateway.health.enter(route.id):
@@ -219,7 +220,6 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
             gateway.health.abandoned(route.id)
             limited = error
             continue
-        may_retry = True
         while left:
             left -= 1
             turn.begin_attempt(route)
@@ -228,7 +228,7 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
             except AttemptFailed as failure:
                 turn.end_attempt(failure.status)
                 log.info("an attempt failed", request_id=turn.request_id, route=route.id, reason=str(failure)[:500])
-                if failure.dead and may_retry:
+                if failure.dead and may_retry and left:
                     may_retry = False
                     continue
                 gateway.health.failed(route.id, failure.retry_after_s)

@@ -53,6 +53,11 @@ def blueprint(brand: str) -> Blueprint:
         headers = {"vary": "host", "access-control-allow-origin": "*"}
         return HTTPResponse(msgspec.json.encode(document), 200, headers, "application/json")
 
+    async def show_start(_: Request) -> HTTPResponse:
+        # Until the dashboard stands here, the API's page is the best there is to see.
+        return HTTPResponse(None, 302, {"location": "/docs/api"}, "text/html; charset=utf-8")
+
+    routes.add_route(show_start, "/", methods=["GET", "HEAD"])
     routes.add_route(show_page, "/docs/api", methods=["GET", "HEAD"])
     routes.add_route(show_document, "/docs/api/openapi.json", methods=["GET", "HEAD"])
     for file in sorted(STATIC.glob("*/*.*")):

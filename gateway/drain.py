@@ -19,7 +19,7 @@ def drain(turn: Turn, response: aiohttp.ClientResponse, relay: StreamRelay) -> N
     bound_s = gateway.settings.drain_s if len(gateway.drains) < gateway.settings.drain_max else 0.0
     task = asyncio.create_task(_drain(turn, response, relay, bound_s))
     gateway.drains.add(task)
-    task.add_done_callback(lambda ended: (gateway.drains.discard(ended), gateway.ended()))
+    task.add_done_callback(gateway.drained)
     gateway.metrics.left.labels(str(turn.caller.account_id), "after output").inc()
 
 

@@ -113,6 +113,10 @@ class Gateway:
         """A request or a drain is over: whoever waits for quiet looks again."""
         self._ended.set()
 
+    def drained(self, drain: asyncio.Task[None]) -> None:
+        self.drains.discard(drain)
+        self.ended()
+
     async def _quiet(self, is_quiet: Callable[[], bool], within_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):

@@ -6,13 +6,14 @@ that clients need to know one dialect. Nothing here does input or output.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from gateway.loose_json import NotJson, read_fields
 from gateway.metering import meters_from_usage
+from gateway.runs import Shape, shape_of
 from gateway.sse import DONE, DONE_EVENT, EventSplitter, event
 from models.prices import Meters
 
@@ -21,25 +22,12 @@ class StreamBroken(Exception):
     """The stream is an error, or not a stream of completion chunks. `str()` is for our log, never for the client."""
 
 
-class _Shape(msgspec.Struct, frozen=True):
-    """The bytes before, between and after the words of events, as they came and as they go out."""
-
-    before: bytes
-    between: bytes
-    after: bytes
-    own_before: bytes
-    own_between: bytes
-    own_after: bytes
-
-
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _encode = msgspec.json.Encoder().encode
 _MOST_CUTS = 8
 _NULL, _NOTHING = Raw(b"null"), Raw()
 _EMPTY_LIST = Raw(b"[]")
-# Every escape of a JSON string; the group is half of a character beyond U+FFFF, without its other half.
-_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 
 
 class StreamRelay:
@@ -62,7 +50,7 @@ class StreamRelay:
         self._roles: set[int] = set()
         self._finished: set[int] = set()
         self._last_fields: dict[str, Raw] = {}
-        self._shape: _Shape | None = None
+        self._shape: Shape | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -85,10 +73,11 @@ class StreamRelay:
             shape = self._shape
             if shape is not None and chunk.startswith(shape.before):
                 end = chunk.rfind(shape.after) + len(shape.after)
-                run = self._relay_run(shape, chunk[:end])
-                if not run:
+                run = shape.pass_run(chunk[:end])
+                if run is None:
                     break
-                out.append(run)
+                out.append(run[0])
+                self.text += run[1]
             else:
                 end = chunk.find(b"\n\n") + 2
                 if end < 2:
@@ -142,7 +131,7 @@ class StreamRelay:
                 break
             whole = event(data)
             try:
-                sent = (self._shape and self._relay_run(self._shape, whole)) or self._relay_one(data)
+                sent = self._relay_one(data, whole)
             except StreamBroken as fault:
                 # The client gets what came before it in the same packet; if that is the first, another route may serve.
                 if not out or not (self.began or self.is_whole):
@@ -152,41 +141,25 @@ class StreamRelay:
             if sent:
                 out.append(sent)
 
-    def _relay_run(self, shape: _Shape, chunk: bytes) -> bytes:
-        """Most events differ from the one before in their few words alone; a run of those is passed without parsing.
-
-        Cut at the bytes that stand between the words of two such events, nothing but words may be left. Text without a
-        quote cannot end the JSON string it stands in, so it is that string's content and nothing else.
-        """
-        if not (chunk.startswith(shape.before) and chunk.endswith(shape.after)):
-            return b""
-        words = chunk[len(shape.before) : len(chunk) - len(shape.after)].split(shape.between)
-        text = b"".join(words)
-        if b'"' in text:
-            return b""
-        if b"\\" in text:
-            # A backslash may belong to what follows; half an emoji must be looked at.
-            if any(word.endswith(b"\\") for word in words) or b"\\ud" in text or b"\\uD" in text:
-                return b""
-            text = _text_of(text)
-        self.text += text
-        return shape.own_before + shape.own_between.join(words) + shape.own_after
-
-    def _relay_one(self, data: bytes) -> bytes:
+    def _relay_one(self, data: bytes, whole: bytes) -> bytes:
+        run = self._shape.pass_run(whole) if self._shape is not None else None
+        if run is not None:
+            self.text += run[1]
+            return run[0]
         out = self._rebuild(data)
         if not out:
             return b""
         sent = event(out)
-        self._shape = _shape_of(event(data), sent)
+        self._shape = shape_of(whole, sent)
         return sent
 
     # ── the careful way: take the event apart, put right what is wrong, put it together ───────────────────────────
 
     def _rebuild(self, data: bytes) -> bytes:
         try:
-            fields = _decode_chunk(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise StreamBroken(f"not a chunk ({error}): {data[:200]!r}") from None
+            fields = read_fields(data)
+        except NotJson as error:
+            raise StreamBroken(str(error)) from None
         error_raw = fields.get("error", _NULL)
         if error_raw != _NULL:
             raise StreamBroken(f"error event: {bytes(error_raw)[:500]!r}")
@@ -271,44 +244,6 @@ class StreamRelay:
         return _encode(fields)
 
 
-# What may not stand beside the words of events that are passed alike: it would be repeated blindly.
-_SPECIAL = re.compile(rb'"(?:finish_reason":\s*"|tool_calls"|role"|reasoning|index":.*"index")')
-
-
-def _shape_of(came: bytes, out: bytes) -> _Shape | None:
-    """The shape of a plain text event, seen in what came and in what went out; None when it is not that plain."""
-    if b"\\" in came or _SPECIAL.search(out):
-        return None
-    came_parts, out_parts = _around_words(came), _around_words(out)
-    if came_parts is None or out_parts is None or came_parts[1] != out_parts[1]:
-        return None
-    (before, _, after), (own_before, _, own_after) = came_parts, out_parts
-    return _Shape(before, after + before, after, own_before, own_after + own_before, own_after)
-
-
-def _around_words(text: bytes) -> tuple[bytes, bytes, bytes] | None:
-    found = _WORDS.findall(text)
-    if len(found) != 1:
-        return None
-    before, _, rest = text.partition(found[0])
-    words, _, after = rest.partition(b'"')
-    return before + found[0], words, b'"' + after
-
-
-_WORDS = re.compile(rb'"content": ?"')
-
-
-def _decode_chunk(data: bytes) -> dict[str, Raw]:
-    try:
-        return _decode_fields(data)
-    except msgspec.DecodeError:
-        # Providers that cut text between UTF-16 halves send each half as an escape. Neither means anything alone.
-        mended = _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
-        if mended == data:
-            raise
-        return _decode_fields(mended)
-
-
 def _tool_text(raw: Raw) -> bytes:
     """What the model wrote of its tool calls: the names and arguments, without the JSON around them."""
     calls = _value(raw)
@@ -318,11 +253,6 @@ def _tool_text(raw: Raw) -> bytes:
         if isinstance(function, dict):
             written += [part for part in (function.get("name"), function.get("arguments")) if isinstance(part, str)]
     return "".join(written).encode("utf-8", "replace")
-
-
-def _text_of(words: bytes) -> bytes:
-    value = _value(Raw(b'"' + words + b'"'))
-    return str(value).encode("utf-8", "replace")
 
 
 def _value(raw: Raw) -> Any:

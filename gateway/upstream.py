@@ -18,7 +18,7 @@ from models.errors import UpstreamRejected
 # The client's own mistakes: passed on, never retried elsewhere. Everything else is between us and the provider.
 CLIENT_MISTAKES = frozenset([400, 413, 422])
 _MOST_ERROR_BYTES = 64 * 1024
-_MOST_ANSWER_BYTES = 128 * 1024 * 1024
+_MOST_ANSWER_BYTES = 32 * 1024 * 1024
 _MOST_MESSAGE_CHARS = 2_000
 _LONGEST_REST_S = 300.0
 _reused: ContextVar[bool] = ContextVar("reused", default=False)

@@ -149,6 +149,7 @@ async def test_one_usd_is_a_hundred_credits(rig: Rig, shelf: Shelf) -> None:
     alias = rig.alias("sim:words=1", price=Price("1000", "0"))
     owner = rig.customer(credits="1000", models=[alias])
     answer = await rig.chat(owner, alias, messages=[{"role": "user", "content": " ".join(["word"] * 997)}])
+    assert answer.status == 200, answer.body
     assert answer.json["usage"]["prompt_tokens"] == 1_000
     assert answer.headers["x-credits-charged"] == "100"
     assert rig.spent_nano(owner) == 100 * 10**9

@@ -100,6 +100,13 @@ async def test_18_the_bound_goes_up_under_the_name_that_the_client_used(shelf: S
     assert {key: sent[key] for key in sent if key.startswith("max_")} == {name: 77}
 
 
+async def test_18_whole_numbers_may_be_written_as_floats(shelf: Shelf) -> None:
+    sent = await sent_upstream(shelf, f'"messages":[{MESSAGES["unicode"]}],"max_tokens":77.0,"n":2.0')
+    assert '"max_tokens":77,' in sent + ","
+    assert '"n":2' in sent
+    assert "2.0" not in sent
+
+
 async def test_18_a_bound_above_the_models_own_goes_up_as_the_models_own(shelf: Shelf) -> None:
     sent = json.loads(await sent_upstream(shelf, f'"messages":[{MESSAGES["unicode"]}],"max_tokens":2147483647'))
     assert sent["max_tokens"] == 8_192

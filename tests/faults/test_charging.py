@@ -46,13 +46,13 @@ async def test_a_stream_that_breaks_is_free_and_says_so_in_band(rig: Rig) -> Non
     names = aliases(rig, *(model for model, _ in BROKEN_STREAMS.values()))
     ada = rig.customer(models=names)
     answers = await asyncio.gather(*(rig.chat(ada, name, stream=True) for name in names))
+    await rig.settled(ada, records=len(names))
     for answer, (_, words) in zip(answers, BROKEN_STREAMS.values(), strict=True):
         assert_failed_in_band(answer)
         # What had come by then was passed on.
         assert len(answer.text.split()) == words
         record = record_of(rig, ada, answer)
         assert (record["outcome"], record["charge_nano"], record["output_tokens"]) == ("failed", 0, 0)
-    await rig.settled(ada)
     assert rig.spent_nano(ada) == 0
 
 
@@ -72,6 +72,27 @@ async def test_an_answer_that_never_begins_or_breaks_before_its_first_word_is_a_
             assert (answer.status, answer.error["code"]) == (502, "upstream_unavailable")
     await rig.settled(ada, records=2 * len(names))
     assert {record["outcome"] for record in rig.records(ada)} == {"failed"}
+    assert rig.spent_nano(ada) == 0
+
+
+async def test_a_whole_answer_that_is_no_completion_is_a_502_and_free(rig: Rig) -> None:
+    bodies = [
+        "[]",
+        "7",
+        "null",
+        "{}",
+        '{"choices":[]}',
+        '{"choices":null}',
+        '{"choices":{}}',
+        '{"choices":[1]}',
+        "<html>",
+    ]
+    bodies += ['{"error":"no","choices":[{"message":{"content":"x"}}]}', '{"choices":[{"message":{"content":"x"}}', ""]
+    names = aliases(rig, *[await rig.provider.script(f"no-answer-{i}", chunks=[body]) for i, body in enumerate(bodies)])
+    ada = rig.customer(models=names)
+    for body, answer in zip(bodies, await asyncio.gather(*(rig.chat(ada, name) for name in names)), strict=True):
+        assert (body, answer.status, answer.error["code"]) == (body, 502, "upstream_unavailable")
+    await rig.settled(ada, records=len(names))
     assert rig.spent_nano(ada) == 0
 
 
@@ -131,6 +152,7 @@ async def test_a_stream_with_one_of_two_choices_is_half_an_answer(rig: Rig) -> N
     # Asked for one choice, the same bytes are a whole answer: what broke afterwards was only the connection.
     one = await rig.chat(ada, alias, stream=True)
     assert one.is_done
+    await rig.settled(ada, records=2)
     assert record_of(rig, ada, both)["outcome"] == "failed"
     assert rig.spent_nano(ada) == record_of(rig, ada, one)["charge_nano"] > 0
 

@@ -187,7 +187,7 @@ async def test_a_large_request_that_is_refused_takes_no_small_one_with_it(rig: R
 
 # ── what cannot be billed ─────────────────────────────────────────────────────────────────────────────────────────
 
-ODD_NUMBERS: list[Any] = [-1, 0, 2**31, 2**63, 10**400, 1.5, 1e3, True, "9", [], {}]
+ODD_NUMBERS: list[Any] = [-1, 0, 2**31, 2**63, 10**400, 1.5, True, "9", [], {}]
 UNBILLABLE: dict[str, Any] = {
     "models": ["a", "b"], "provider": {"order": ["x"]}, "route": "fallback", "fallbacks": ["b"], "plugins": [{"id": "web"}],
     "api_base": "http://127.0.0.1:1/", "base_url": "http://127.0.0.1:1/", "api_key": "sk-other",

@@ -20,12 +20,6 @@ from tests.rig import Answer, Customer, Price, Rig, client, quoted
 EDITS_ARE_LIVE_WITHIN_S = 1.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _the_books_are_right_afterwards(rig: Rig) -> Any:
-    yield
-    rig.reconcile()
-
-
 # ── faults 41: what an operator ends has ended a second later ─────────────────────────────────────────────────────
 
 

@@ -250,7 +250,15 @@ class Clerk:
         return Place(new_request_id(at_us), self.account, amount, amount, self.price, self.epoch, at_us)
 
     def capture(self, place: Place, tokens: int) -> Capture:
-        usage: tuple[Any, ...] = (place.request_id, place.at_us, self.account, self.key, self.model, self.route, self.price)
+        usage: tuple[Any, ...] = (
+            place.request_id,
+            place.at_us,
+            self.account,
+            self.key,
+            self.model,
+            self.route,
+            self.price,
+        )
         usage += ("served", False, False, 0, 0, 0, tokens, 1, 2, 0, "[]")
         charge = PRICE.charge_nano(output=tokens) if tokens >= 0 else tokens
         return Capture(place.request_id, self.account, charge, now_us(), usage)

@@ -21,12 +21,6 @@ from tests.rig import Answer, Customer, Rig
 FIFTY: dict[str, Any] = {"max_tokens": 45}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _the_books_are_right_afterwards(rig: Rig) -> Any:
-    yield
-    rig.reconcile()
-
-
 def limit(rig: Rig, **what: Any) -> None:
     rig.desk.limits.set(**what)
     rig.settle_feed()

@@ -24,7 +24,9 @@ class Store:
         self.began = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
-        self.batcher: Batcher[int] = Batcher(self.apply, abandoned=lambda c, o: self.abandoned.append((c, o)), most=most)
+        self.batcher: Batcher[int] = Batcher(
+            self.apply, abandoned=lambda c, o: self.abandoned.append((c, o)), most=most
+        )
 
     async def apply(self, commands: Sequence[int]) -> Sequence[Any]:
         self.batches.append(list(commands))

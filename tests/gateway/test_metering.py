@@ -143,7 +143,9 @@ DETAILS = (
     "completion_tokens_details",
     "output_tokens_details",
 )
-counts = st.one_of(st.integers(0, 2000), st.integers(), st.sampled_from([0, -1, True, None, 1.5, "3", MOST_TOKENS, 2**63]))
+counts = st.one_of(
+    st.integers(0, 2000), st.integers(), st.sampled_from([0, -1, True, None, 1.5, "3", MOST_TOKENS, 2**63])
+)
 flat = st.dictionaries(st.sampled_from(NAMES), counts)
 usages = st.builds(
     lambda top, details: top | details, flat, st.dictionaries(st.sampled_from(DETAILS), st.one_of(flat, counts))
