@@ -6,7 +6,7 @@ that clients need to know one dialect. Nothing here does input or output.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
@@ -22,12 +22,38 @@ class StreamBroken(Exception):
     """The stream is an error, or not a stream of completion chunks. `str()` is for our log, never for the client."""
 
 
+class _Delta(msgspec.Struct, forbid_unknown_fields=True):
+    role: str | None = None
+    content: str | None = None
+    refusal: None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int
+    delta: _Delta
+    finish_reason: str | None
+
+
+class _Chunk(msgspec.Struct):
+    """What most events are. Whatever is more, or less, takes the careful way."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    model: str
+    choices: list[_Choice]
+    usage: Raw = Raw()
+    error: None = None
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _encode = msgspec.json.Encoder().encode
 _MOST_CUTS = 8
 _NULL, _NOTHING = Raw(b"null"), Raw()
 _EMPTY_LIST = Raw(b"[]")
+# Of the provider's first event, what our own ones repeat.
+_KEPT = frozenset(["created", "system_fingerprint", "service_tier"])
 
 
 class StreamRelay:
@@ -146,12 +172,45 @@ class StreamRelay:
         if run is not None:
             self.text += run[1]
             return run[0]
-        out = self._rebuild(data)
+        out = self._pass(data) or self._rebuild(data)
         if not out:
             return b""
         sent = event(out)
         self._shape = shape_of(whole, sent)
         return sent
+
+    def _pass(self, data: bytes) -> bytes:
+        """A well-formed event with its own bytes, but for the model's name; nothing when it must be looked at closely."""
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return b""
+        if len(chunk.choices) != 1 or chunk.id != (self._id or chunk.id) or not chunk.id:
+            return b""
+        choice = chunk.choices[0]
+        delta = choice.delta
+        if choice.index in self._finished or (delta.role != "assistant" and choice.index not in self._roles):
+            return b""
+        name = b'"model":' + _encode(chunk.model)
+        if data.count(name) != 1:
+            return b""
+        out = data.replace(name, b'"model":' + self._alias)
+        if chunk.usage not in (_NOTHING, _NULL):
+            return b""
+        if chunk.usage == _NULL:
+            # What includes usage says null in every event but the last; clients that did not ask would not see it.
+            if out.count(b',"usage":null') != 1:
+                return b""
+            out = out.replace(b',"usage":null', b"")
+        if self._id is None:
+            self._id = chunk.id
+            self._last_fields = {key: raw.copy() for key, raw in _decode_fields(data).items() if key in _KEPT}
+        self._roles.add(choice.index)
+        if choice.finish_reason is not None:
+            self._finished.add(choice.index)
+        if delta.content:
+            self.text += delta.content.encode("utf-8", "replace")
+        return out
 
     # ── the careful way: take the event apart, put right what is wrong, put it together ───────────────────────────
 
