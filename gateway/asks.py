@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from gateway.prompts import NULL, decode, measure, texts_of
 from models.errors import InvalidRequest, UnreadableBody
 
-NULL, TRUE, FALSE = Raw(b"null"), Raw(b"true"), Raw(b"false")
+TRUE, FALSE = Raw(b"true"), Raw(b"false")
 MOST_TOKENS = 2**31 - 1
 MOST_CHOICES = 128
 TOKENS_PER_MESSAGE = 16
@@ -36,24 +37,10 @@ _UNBILLABLE = frozenset(
 )
 _CHECKED = frozenset(["modalities", "service_tier", "tools"]) | _UNBILLABLE
 _PROMPT_FIELDS = ("tools", "functions", "response_format", "prediction")
-_TEXT_PARTS = frozenset(["text", "refusal"])
 
 _Fields = dict[str, Raw]
 _fields = msgspec.json.Decoder(_Fields)
-_messages = msgspec.json.Decoder(list[_Fields])
-_parts = msgspec.json.Decoder(list[_Fields])
-
-
-class _Plain(msgspec.Struct, forbid_unknown_fields=True):
-    """What most messages are."""
-
-    role: str
-    content: str
-
-
-_plain_messages = msgspec.json.Decoder(list[_Plain])
 _string = msgspec.json.Decoder(str)
-_any = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -85,12 +72,7 @@ class Ask(msgspec.Struct):
         found: list[str] = []
         for name in ("messages", *_PROMPT_FIELDS):
             if name in self.fields:
-                raw = self.fields[name]
-                try:
-                    _collect_text(_any.decode(raw), found)
-                except (msgspec.DecodeError, RecursionError):
-                    # A number beyond every range, say. The provider took it, so it is too late to refuse.
-                    found.append(bytes(raw).decode())
+                found += texts_of(self.fields[name])
         return "\n".join(found)
 
     def body_for(self, upstream_model: str, *, bound: int | None, max_tokens_field: str) -> bytes:
@@ -126,7 +108,7 @@ def read_ask(body: bytes) -> Ask:
         raise _missing_messages(fields)
     if not _CHECKED.isdisjoint(fields):
         _refuse_unbillable(fields)
-    text_bytes, media_parts, count = _measure(messages)
+    text_bytes, media_parts, count = measure(messages)
     for name in _PROMPT_FIELDS:
         if name in fields:
             text_bytes += len(fields[name])
@@ -197,7 +179,7 @@ def _bounded(fields: _Fields, name: str, most: int) -> int | None:
     raw = fields.get(name)
     if raw is None:
         return None
-    value = _decode(raw)
+    value = decode(raw)
     if type(value) is float and value.is_integer():
         # Some languages know no whole numbers: 160.0 is one. Providers get it written as such.
         value = int(value)
@@ -211,7 +193,7 @@ def _wants_usage(fields: _Fields) -> bool:
     raw = fields.get("stream_options")
     if raw is None:
         return False
-    options = _decode(raw)
+    options = decode(raw)
     if not isinstance(options, dict):
         raise InvalidRequest("`stream_options` must be an object.", param="stream_options")
     wants = options.get("include_usage")
@@ -241,16 +223,16 @@ def _refuse_unbillable(fields: _Fields) -> None:
             param=name,
             code="unsupported_parameter",
         )
-    if "modalities" in fields and _decode(fields["modalities"]) != ["text"]:
+    if "modalities" in fields and decode(fields["modalities"]) != ["text"]:
         raise InvalidRequest('`modalities` may only be ["text"].', param="modalities", code="unsupported_parameter")
-    if "service_tier" in fields and _decode(fields["service_tier"]) not in ("auto", "default"):
+    if "service_tier" in fields and decode(fields["service_tier"]) not in ("auto", "default"):
         raise InvalidRequest(
             '`service_tier` may only be "auto" or "default": other tiers have other prices.',
             param="service_tier",
             code="unsupported_parameter",
         )
     if "tools" in fields:
-        _check_tools(_decode(fields["tools"]))
+        _check_tools(decode(fields["tools"]))
 
 
 def _check_tools(tools: Any) -> None:
@@ -264,110 +246,3 @@ def _check_tools(tools: Any) -> None:
                 param=f"tools[{i}].type",
                 code="unsupported_parameter",
             )
-
-
-# ── messages: how much text, how many images ──────────────────────────────────────────────────────────────────────
-
-
-def _measure(raw: Raw) -> tuple[int, int, int]:
-    """(bytes of text, media parts, messages). Base64 of media is never counted as text."""
-    try:
-        plain = _plain_messages.decode(raw)
-        if plain:
-            return sum([_utf8_length(message.content) for message in plain]), 0, len(plain)
-    except (msgspec.DecodeError, RecursionError):
-        # Something else is in it; the careful way finds out what, and names what is wrong.
-        plain = []
-    try:
-        messages = _messages.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        raise InvalidRequest("`messages` must be a list of message objects.", param="messages") from None
-    if not messages:
-        raise InvalidRequest("`messages` must have at least one message.", param="messages")
-    text_bytes = media_parts = 0
-    for i, message in enumerate(messages):
-        role = message.get("role")
-        if role is None or _head(role) != b'"':
-            raise InvalidRequest(
-                f"`messages[{i}].role` must be a string such as system, user, assistant or tool.",
-                param=f"messages[{i}].role",
-            )
-        for name, value in message.items():
-            if name == "content":
-                more_text, more_media = _measure_content(value, i)
-                text_bytes += more_text
-                media_parts += more_media
-            elif name != "role" and value != NULL:
-                text_bytes += _text_length(value, f"messages[{i}].{name}")
-    return text_bytes, media_parts, len(messages)
-
-
-def _measure_content(raw: Raw, i: int) -> tuple[int, int]:
-    start = _head(raw)
-    if start == b'"':
-        return _text_length(raw, f"messages[{i}].content"), 0
-    if start == b"n":
-        return 0, 0
-    try:
-        parts = _parts.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        raise InvalidRequest(
-            f"`messages[{i}].content` must be a string, null or a list of parts.", param=f"messages[{i}].content"
-        ) from None
-    text = media = 0
-    for j, part in enumerate(parts):
-        kind = part.get("type")
-        if kind is None or _head(kind) != b'"':
-            raise InvalidRequest(
-                f"`messages[{i}].content[{j}].type` must be a string such as text or image_url.",
-                param=f"messages[{i}].content[{j}].type",
-            )
-        name = _decode(kind)
-        if name in _TEXT_PARTS:
-            text += sum(
-                _text_length(value, f"messages[{i}].content[{j}]") for key, value in part.items() if key != "type"
-            )
-        else:
-            media += 1
-    return text, media
-
-
-def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
-def _text_length(raw: Raw, param: str) -> int:
-    """UTF-8 bytes of a JSON string; of anything else the bytes as they stand."""
-    if _head(raw) != b'"':
-        return len(raw)
-    if b"\\" not in bytes(raw):
-        return len(raw) - 2
-    try:
-        return len(_string.decode(raw).encode())
-    except (msgspec.DecodeError, ValueError):
-        raise InvalidRequest(f"`{param}` is not valid text.", param=param) from None
-
-
-def _collect_text(value: Any, found: list[str]) -> None:
-    if isinstance(value, str):
-        # Media comes as data URLs and base64; it is counted by the part, not by its letters.
-        if not value.startswith("data:"):
-            found.append(value)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key not in ("image_url", "input_audio", "file", "role", "type"):
-                _collect_text(item, found)
-    elif isinstance(value, list):
-        for item in value:
-            _collect_text(item, found)
-
-
-def _head(raw: Raw) -> bytes:
-    return bytes(memoryview(raw)[:1])
-
-
-def _decode(raw: Raw) -> Any:
-    try:
-        return _any.decode(raw)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        raise InvalidRequest("The body is not valid JSON.", code="invalid_json") from None

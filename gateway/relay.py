@@ -6,11 +6,12 @@ that clients need to know one dialect. Nothing here does input or output.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from gateway.chunks import read_usual_chunk
 from gateway.loose_json import NotJson, read_fields
 from gateway.metering import meters_from_usage
 from gateway.runs import Shape, shape_of
@@ -22,30 +23,6 @@ class StreamBroken(Exception):
     """The stream is an error, or not a stream of completion chunks. `str()` is for our log, never for the client."""
 
 
-class _Delta(msgspec.Struct, forbid_unknown_fields=True):
-    role: str | None = None
-    content: str | None = None
-    refusal: None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int
-    delta: _Delta
-    finish_reason: str | None
-
-
-class _Chunk(msgspec.Struct):
-    """What most events are. Whatever is more, or less, takes the careful way."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    model: str
-    choices: list[_Choice]
-    usage: Raw = Raw()
-    error: None = None
-
-
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _encode = msgspec.json.Encoder().encode
@@ -181,11 +158,8 @@ class StreamRelay:
 
     def _pass(self, data: bytes) -> bytes:
         """A well-formed event with its own bytes, but for the model's name; nothing when it must be looked at closely."""
-        try:
-            chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return b""
-        if len(chunk.choices) != 1 or chunk.id != (self._id or chunk.id) or not chunk.id:
+        chunk = read_usual_chunk(data)
+        if chunk is None or chunk.id != (self._id or chunk.id):
             return b""
         choice = chunk.choices[0]
         delta = choice.delta

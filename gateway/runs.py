@@ -11,9 +11,9 @@ import re
 import msgspec
 
 # What may not stand beside the words of events that are passed alike: it would be repeated blindly.
-_SPECIAL = re.compile(rb'"(?:finish_reason":\s*"|tool_calls"|role"|reasoning|index":.*"index")')
+_SPECIAL = re.compile(rb'"(?:finish_reason":\s*"|tool_calls"|role"|index":.*"index")')
 _NEEDLE = 16
-_WORDS = re.compile(rb'"content": ?"')
+_WORDS = re.compile(rb'"(?:content|reasoning_content|reasoning)": ?"')
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 
 

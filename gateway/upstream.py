@@ -37,8 +37,8 @@ class AttemptFailed(Exception):
 class _Connector(aiohttp.TCPConnector):
     """Remembers whether a request got a connection that had served before: only such a one can have died unnoticed."""
 
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
-        connection = await super().connect(req, traces, timeout)
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        connection = await super().connect(*args, **options)
         protocol: Any = connection.protocol
         _reused.set(getattr(protocol, "served_before", False))
         protocol.served_before = True
