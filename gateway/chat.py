@@ -22,7 +22,7 @@ from gateway.drain import drain
 from gateway.errors import INTERNAL_MESSAGE, error_response, row_of
 from gateway.gateway import Gateway, log
 from gateway.relay import StreamBroken, StreamRelay
-from gateway.reply import Reply
+from gateway.reply import Reply, cors_lines
 from gateway.routing import MOST_ATTEMPTS, plan, unavailable
 from gateway.sse import EventTooLarge
 from gateway.turn import FAILED, LEFT, Turn
@@ -88,9 +88,8 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route], request: Request) -
     meters = answer.meters or await turn.estimate(answer.text())
     settled = await turn.capture(meters, estimated=answer.meters is None)
     turn.count_answer(200)
-    headers = turn.headers(request)
-    headers["x-credits-charged"] = credits_text(settled.charged_nano)
-    return Reply(answer.body, 200, headers, "application/json")
+    lines = f"{turn.lines}{cors_lines(request)}x-credits-charged: {credits_text(settled.charged_nano)}\r\n"
+    return Reply(answer.body, 200, lines, "application/json")
 
 
 # ── streamed answers ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -98,7 +97,7 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route], request: Request) -
 
 async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request) -> HTTPResponse | None:
     gateway = turn.gateway
-    client = ClientStream(request, turn.headers(request), gateway.settings.write_timeout_s)
+    client = ClientStream(request, turn.lines + cors_lines(request), gateway.settings.write_timeout_s)
     gateway.streams.add(client)
     upstream: _Opened | None = None
     try:
@@ -257,7 +256,7 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
 
 
 def _refusal(turn: Turn, error: DomainError) -> HTTPResponse:
-    response = error_response(error, turn.headers())
+    response = error_response(error, dict(line.split(": ", 1) for line in turn.lines.splitlines()))
     turn.count_answer(response.status)
     if isinstance(error, LedgerUnavailable) and turn.gateway.stopping:
         response.headers["connection"] = "close"

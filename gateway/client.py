@@ -18,12 +18,13 @@ from models.errors import DomainError
 # Clients and proxies wait for headers; a provider that thinks first must not keep them waiting. But most begin at once,
 # and then headers and first words share a packet.
 HEADERS_AFTER_S = 0.02
+_UNBUFFERED = "cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 
 
 class ClientStream:
-    def __init__(self, request: Request, headers: dict[str, str], write_timeout_s: float) -> None:
+    def __init__(self, request: Request, lines: str, write_timeout_s: float) -> None:
         self._request = request
-        self._headers = headers
+        self._lines = lines
         self._write_timeout_s = write_timeout_s
         self._response: BaseHTTPResponse | None = None
         self._closed = False
@@ -68,8 +69,7 @@ class ClientStream:
             return False
         if self._opening is not None:
             self._opening.cancel()
-        headers = {**self._headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
-        reply = Reply(None, 200, headers, "text/event-stream; charset=utf-8")
+        reply = Reply(None, 200, self._lines + _UNBUFFERED, "text/event-stream; charset=utf-8")
         # What `Request.respond` does, without its response middleware, of which there is none here.
         stream = self._request.stream
         assert stream is not None

@@ -10,14 +10,11 @@ import msgspec
 
 from gateway.limits import Admission
 from gateway.metering import estimate_tokens
-from gateway.reply import ALLOW_ORIGIN, EXPOSE
 from models.ids import new_request_id, now_us
 from models.money import Capture, Release, Settled
 from models.prices import NANO_PER_CREDIT, Meters, PriceVersion
 
 if TYPE_CHECKING:
-    from sanic import Request
-
     from gateway.asks import Ask
     from gateway.auth import Caller
     from gateway.catalog import Alias, Route
@@ -191,16 +188,11 @@ class Turn:
             if admission is not None:
                 self.gateway.limiter.leave(admission)
 
-    def headers(self, request: Request | None = None) -> dict[str, str]:
-        """What every response to this request carries; browsers, which name their origin, are told what to show."""
-        headers = {"x-request-id": self.request_id}
-        if request is not None:
-            headers[ALLOW_ORIGIN[0]] = ALLOW_ORIGIN[1]
-            if "origin" in request.headers:
-                headers[EXPOSE[0]] = EXPOSE[1]
-        if self.admission is not None:
-            headers |= self.gateway.limiter.headers(self.admission.limits)
-        return headers
+    @property
+    def lines(self) -> str:
+        """Header lines that every response to this request carries: its id, and how its limits stand."""
+        lines = f"x-request-id: {self.request_id}\r\n"
+        return lines + self.gateway.limiter.lines(self.admission.limits) if self.admission is not None else lines
 
     def count_answer(self, status: int) -> None:
         alias = getattr(self, "alias", None)

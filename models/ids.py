@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import time
 from datetime import UTC, datetime
 
+from uuid_utils import uuid7
+
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
-# Ids must differ, not be secret; seeded by the system for every process.
-_random = random.Random()
 
 
 def now_us() -> int:
@@ -18,15 +17,8 @@ def now_us() -> int:
 
 
 def new_request_id(at_us: int) -> str:
-    """A UUIDv7 made of `at_us` (its milliseconds and, in `rand_a`, their 4096ths) and 62 random bits.
-
-    The sub-millisecond part keeps ids of one process nearly ascending, so the usage table is appended to, not shuffled.
-    """
-    ms, rest_us = divmod(at_us, 1000)
-    tail = _random.getrandbits(62) | 1 << 63
-    return (
-        f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{rest_us * 4096 // 1000:03x}-{tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
-    )
+    """A UUIDv7 of this moment: ids of one process ascend, so the usage table is appended to, not shuffled."""
+    return str(uuid7(nanoseconds=at_us * 1000))
 
 
 def to_datetime(at_us: int) -> datetime:

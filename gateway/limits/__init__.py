@@ -57,8 +57,8 @@ class Limiter(Protocol):
         """Give places and estimated tokens back: no provider did any work for this request."""
         ...
 
-    def headers(self, limits: tuple[Limit, ...]) -> dict[str, str]:
-        """`x-ratelimit-*` of the tightest limit of each unit."""
+    def lines(self, limits: tuple[Limit, ...]) -> str:
+        """`x-ratelimit-*` header lines of the tightest limit of each unit, each ending with CRLF."""
         ...
 
     def sweep(self) -> None:

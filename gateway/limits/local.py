@@ -1,102 +1,132 @@
-"""Owns the counters of one process: exact for one worker. Nothing here awaits, so a check and its take are one step."""
+"""Owns the counters of one process: exact for one worker. Nothing here awaits, so a check and its take are one step.
+
+Every request passes here three times, so what a limit needs is looked up once and kept as slots beside each other.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from gateway.limits import Admission, Limit, duration_text, gcra
 from models.errors import LimitExceeded
 
-_Key = tuple[str, int, str]
+
+class _Count(msgspec.Struct):
+    """What is known of one subject and unit: when its bucket is full again, or how many requests run."""
+
+    full_at: float = 0.0
+    running: int = 0
+
+
+class _Slot(msgspec.Struct):
+    """One limit with its count; several callers of an account share the count."""
+
+    limit: Limit
+    count: _Count
+    quota: int
+    window_s: int
+
+
+class _Gate(msgspec.Struct):
+    """The slots of one caller's or route's limits, by unit."""
+
+    limits: tuple[Limit, ...]
+    requests: list[_Slot] = []
+    tokens: list[_Slot] = []
+    concurrent: list[_Slot] = []
 
 
 class LocalLimiter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._full_at: dict[_Key, float] = {}
-        self._running: dict[_Key, int] = {}
+        self._counts: dict[tuple[str, int, str], _Count] = {}
+        # By identity: a caller keeps its tuple of limits for as long as they are in force.
+        self._gates: dict[int, _Gate] = {}
 
     async def admit(self, limits: tuple[Limit, ...], tokens: int) -> Admission:
         if not limits:
             return Admission((), tokens)
+        gate = self._gate(limits)
         now = self._clock()
-        taken: list[tuple[_Key, float]] = []
-        for limit in limits:
-            key = limit.key
-            if limit.unit == "concurrent":
-                if self._running.get(key, 0) >= limit.quota:
-                    raise self._refusal(limit, limits, 1.0)
-                continue
-            cost = tokens if limit.unit == "tokens" else 1
-            full_at = self._full_at.get(key, 0.0)
-            after = gcra.take(full_at, now, cost, limit.quota, limit.window_s)
-            if after is None:
-                raise self._refusal(limit, limits, gcra.wait_s(full_at, now, cost, limit.quota, limit.window_s))
-            taken.append((key, after))
-        self._full_at.update(taken)
-        for limit in limits:
-            if limit.unit == "concurrent":
-                key = limit.key
-                self._running[key] = self._running.get(key, 0) + 1
+        taken: list[tuple[_Count, float]] = []
+        for slot in gate.concurrent:
+            if slot.count.running >= slot.quota:
+                raise self._refusal(slot, limits, 1.0)
+        for cost, slots in ((1, gate.requests), (tokens, gate.tokens)):
+            for slot in slots:
+                after = gcra.take(slot.count.full_at, now, cost, slot.quota, slot.window_s)
+                if after is None:
+                    wait_s = gcra.wait_s(slot.count.full_at, now, cost, slot.quota, slot.window_s)
+                    raise self._refusal(slot, limits, wait_s)
+                taken.append((slot.count, after))
+        for count, after in taken:
+            count.full_at = after
+        for slot in gate.concurrent:
+            slot.count.running += 1
         return Admission(limits, tokens)
 
     def correct(self, admission: Admission, actual_tokens: int) -> None:
-        now = self._clock()
-        for limit in admission.limits:
-            if limit.unit == "tokens":
-                key = limit.key
-                units = actual_tokens - min(admission.tokens, limit.quota)
-                self._full_at[key] = gcra.shift(self._full_at.get(key, now), now, units, limit.quota, limit.window_s)
+        if admission.limits:
+            now = self._clock()
+            for slot in self._gate(admission.limits).tokens:
+                units = actual_tokens - min(admission.tokens, slot.quota)
+                slot.count.full_at = gcra.shift(slot.count.full_at, now, units, slot.quota, slot.window_s)
         admission.tokens = actual_tokens
 
     def leave(self, admission: Admission) -> None:
-        if not admission.open:
-            return
-        admission.open = False
-        for limit in admission.limits:
-            if limit.unit == "concurrent":
-                key = limit.key
-                left = self._running[key] - 1
-                if left:
-                    self._running[key] = left
-                else:
-                    del self._running[key]
+        if admission.open:
+            admission.open = False
+            if admission.limits:
+                for slot in self._gate(admission.limits).concurrent:
+                    slot.count.running -= 1
 
     def refund(self, admission: Admission) -> None:
         if admission.open:
             self.correct(admission, 0)
             self.leave(admission)
 
-    def headers(self, limits: tuple[Limit, ...]) -> dict[str, str]:
+    def lines(self, limits: tuple[Limit, ...]) -> str:
         if not limits:
-            return {}
+            return ""
+        gate = self._gate(limits)
         now = self._clock()
-        found: dict[str, str] = {}
-        for unit in ("requests", "tokens"):
-            tightest: Limit | None = None
-            least, full_at = 0, 0.0
-            for limit in limits:
-                if limit.unit == unit:
-                    at = self._full_at.get(limit.key, 0.0)
-                    left = gcra.remaining(at, now, limit.quota, limit.window_s)
-                    if tightest is None or left < least:
-                        tightest, least, full_at = limit, left, at
-            if tightest is not None:
-                found["x-ratelimit-limit-" + unit] = str(tightest.quota)
-                found["x-ratelimit-remaining-" + unit] = str(least)
-                found["x-ratelimit-reset-" + unit] = duration_text(full_at - now)
-        return found
+        text = ""
+        for unit, slots in (("requests", gate.requests), ("tokens", gate.tokens)):
+            if slots:
+                tightest, least = slots[0], -1
+                for slot in slots:
+                    left = gcra.remaining(slot.count.full_at, now, slot.quota, slot.window_s)
+                    if least < 0 or left < least:
+                        tightest, least = slot, left
+                text += (
+                    f"x-ratelimit-limit-{unit}: {tightest.quota}\r\nx-ratelimit-remaining-{unit}: {least}\r\n"
+                    f"x-ratelimit-reset-{unit}: {duration_text(tightest.count.full_at - now)}\r\n"
+                )
+        return text
 
     def sweep(self) -> None:
         """Forget buckets that are full: a subject that was never seen has a full one, too."""
         now = self._clock()
-        self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > now}
+        self._gates.clear()
+        self._counts = {key: count for key, count in self._counts.items() if count.full_at > now or count.running}
 
-    def _refusal(self, limit: Limit, limits: tuple[Limit, ...], retry_after_s: float) -> LimitExceeded:
+    def _gate(self, limits: tuple[Limit, ...]) -> _Gate:
+        gate = self._gates.get(id(limits))
+        if gate is None or gate.limits is not limits:
+            gate = self._gates[id(limits)] = _Gate(limits)
+            for limit in limits:
+                count = self._counts.setdefault(limit.key, _Count())
+                slots: list[_Slot] = getattr(gate, limit.unit)
+                slots.append(_Slot(limit, count, limit.quota, limit.window_s))
+        return gate
+
+    def _refusal(self, slot: _Slot, limits: tuple[Limit, ...], retry_after_s: float) -> LimitExceeded:
         seconds = max(1, int(retry_after_s + 0.999))
         return LimitExceeded(
-            f"Rate limit reached: {limit.words}. Try again in {seconds} s, backing off exponentially.",
+            f"Rate limit reached: {slot.limit.words}. Try again in {seconds} s, backing off exponentially.",
             retry_after_s=retry_after_s,
-            headers=self.headers(limits),
+            headers=dict(line.split(": ", 1) for line in self.lines(limits).splitlines()),
         )
