@@ -4,6 +4,7 @@ Servers are started in `servers` and `paid`, one measurement is in `measure`, th
 """
 
 import argparse
+import os
 import resource
 import shutil
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from tests.bench import report
 from tests.bench.measure import MeasurementFailed, Sample, Scenario, measure, measure_open_streams
 from tests.bench.paid import start_gateway
-from tests.bench.servers import ROOT, Server, ServerFailed, start_floor, start_provider
+from tests.bench.servers import ROOT, Server, ServerFailed, pin, start_floor, start_provider
 
 FILES_WANTED = 20_000
 REQUESTS = {
@@ -29,6 +30,7 @@ CATALOG_SCENARIO = Scenario("json", 64, REQUESTS["json"][64])
 def main() -> int:
     options = parse_options()
     raise_file_limit()
+    pin(os.getpid(), measured=False)
     # Beside the demo's data and not in a temporary folder, which is often memory: commits must reach a disk.
     folder = ROOT / "var" / "bench"
     shutil.rmtree(folder, ignore_errors=True)

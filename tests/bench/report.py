@@ -27,7 +27,7 @@ HEADINGS = [
 def describe_machine(rounds: int) -> str:
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {platform.system()}, "
-        f"{os.cpu_count()} cores, medians of {rounds} rounds."
+        f"{os.cpu_count()} cores, medians of {rounds} rounds; the server on one core, load and provider on the others."
     )
 
 

@@ -75,6 +75,8 @@ def start_server(
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments], cwd=ROOT, stdout=log, stderr=log, env=clean_environment(environment)
         )
+    if name != "provider":
+        pin(process.pid, measured=True)
     deadline = time.monotonic() + READY_WITHIN_S
     while not answers(f"http://127.0.0.1:{port}{ready_path}"):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -82,6 +84,17 @@ def start_server(
             raise ServerFailed(f"{name} is not ready:\n{log_path.read_text(errors='replace')[-2000:]}")
         time.sleep(0.05)
     return Server(name, port, process, senders or {})
+
+
+def pin(pid: int, *, measured: bool) -> None:
+    """Give the measured server the first core, and all the others the rest, where the system can.
+
+    Otherwise both servers are moved about between cores by the load itself, and the ratios swing by a third.
+    """
+    process = psutil.Process(pid)
+    cores = list(range(psutil.cpu_count() or 1))
+    if len(cores) > 1 and hasattr(process, "cpu_affinity"):
+        process.cpu_affinity(cores[:1] if measured else cores[1:])
 
 
 def answers(url: str) -> bool:
