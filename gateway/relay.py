@@ -67,6 +67,11 @@ class StreamRelay:
 
     def feed(self, chunk: bytes) -> bytes:
         """What to send now. Raises StreamBroken for an error event or for something that is no chunk."""
+        if self._shape is not None and self._splitter.is_between_events:
+            run = self._shape.pass_run(chunk)
+            if run is not None:
+                self.text += run[1]
+                return run[0]
         out: list[bytes] = []
         # A packet often begins or ends with an event that is not like the others (a role, a finish): those one by one,
         # what stands between them as a run. When that does not help soon, all of the rest event by event.

@@ -35,6 +35,8 @@ class Shape(msgspec.Struct, frozen=True):
         if not (chunk.startswith(self.before) and chunk.endswith(self.after)):
             return None
         middle = chunk[len(self.before) : len(chunk) - len(self.after)]
+        if b'"' not in middle and b"\\" not in middle:
+            return self.own_before + middle + self.own_after, middle
         # Splitting at a few bytes is quicker than at hundreds; joining again proves that those few stood for all.
         first, *others = middle.split(self.between[:_NEEDLE])
         skipped = len(self.between) - _NEEDLE
