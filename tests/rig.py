@@ -74,7 +74,9 @@ class Process:
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()
-            raise AssertionError(f"still running {within_s} s after its signal: {self.log.read_text()[-3000:]}") from None
+            raise AssertionError(
+                f"still running {within_s} s after its signal: {self.log.read_text()[-3000:]}"
+            ) from None
         finally:
             assert self.popen.stdout is not None
             self.popen.stdout.close()
@@ -93,14 +95,19 @@ class Provider:
         """Every call for this upstream model, oldest first; its `state`, `headers`, `body`, `usage`."""
         return await self._get("/calls", model=model)
 
-    async def wait(self, model: str, *, count: int = 1, state: str | None = None, timeout: float = 10) -> list[dict[str, Any]]:
+    async def wait(
+        self, model: str, *, count: int = 1, state: str | None = None, timeout: float = 10
+    ) -> list[dict[str, Any]]:
         """Wait until `count` calls (in `state`) were logged."""
         asked = {"model": model, "count": count, "timeout": timeout} | ({"state": state} if state else {})
         return await self._get("/calls/wait", **asked)
 
     async def release(self, model: str) -> None:
         """Let the gated calls of this model go on."""
-        async with aiohttp.ClientSession() as session, session.post(f"{self.root}/release", params={"model": model}) as r:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self.root}/release", params={"model": model}) as r,
+        ):
             r.raise_for_status()
 
     async def script(self, name: str, *, status: int = 200, headers: dict[str, str] | None = None,
@@ -138,7 +145,10 @@ class Price:
     written: str | None = None
 
     def charge_nano(self, fresh: int = 0, output: int = 0, cached: int = 0, written: int = 0) -> int:
-        rates = [Decimal(x) * 100_000 for x in (self.input, self.output, self.cached or self.input, self.written or self.input)]
+        rates = [
+            Decimal(x) * 100_000
+            for x in (self.input, self.output, self.cached or self.input, self.written or self.input)
+        ]
         total = rates[0] * fresh + rates[1] * output + rates[2] * cached + rates[3] * written
         assert total == int(total)
         return int(total)
@@ -268,7 +278,9 @@ class Rig:
             if self.held_nano(customer) == 0 and (records is None or len(self.records(customer)) >= records):
                 return
             await asyncio.sleep(0.05)
-        raise AssertionError(f"{self.held_nano(customer)} nano-credits still held, {len(self.records(customer))} records")
+        raise AssertionError(
+            f"{self.held_nano(customer)} nano-credits still held, {len(self.records(customer))} records"
+        )
 
     def reconcile(self) -> None:
         """R of faults.md: every invariant holds, as the command says it."""
