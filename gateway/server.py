@@ -55,7 +55,12 @@ def run_server(
         _allow_open_files()
         _quiet_logs()
         _write_logs()
-        app.run(sock=listener, single_process=True, register_sys_signals=False, motd=False, access_log=False)
+        try:
+            app.run(sock=listener, single_process=True, register_sys_signals=False, motd=False, access_log=False)
+        finally:
+            # All is settled. An impatient second signal must not turn a clean end into a killed process.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
 
 
 async def check_setup(settings: Settings) -> None:

@@ -30,6 +30,7 @@ from models.prices import NANO_PER_CREDIT
 ROOT = Path(__file__).parents[1]
 READY_WITHIN_S = 30
 _count = itertools.count(1)
+_rigs: list[Rig] = []
 
 
 class Process:
@@ -161,9 +162,22 @@ class Rig:
         self.environment = {"GATEWAY_DATABASE_URL": self.database_url, **(settings or {})}
         self.provider = Provider(folder)
         self.run("migrate")
-        self.desk = ops.connect(self.database_url, operator="tests")
+        self._desk: ops.Desk | None = None
+        _rigs.append(self)
         self.desk.catalog.add_provider("fp", base_url=self.provider.base_url, api_key="canary-provider-credential")
         self.start()
+
+    @property
+    def desk(self) -> ops.Desk:
+        """The operators' desk; opened again if `close_desks` has closed it."""
+        if self._desk is None:
+            self._desk = ops.connect(self.database_url, operator="tests")
+        return self._desk
+
+    def close_desk(self) -> None:
+        if self._desk is not None:
+            self._desk.close()
+            self._desk = None
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A `gateway` command to its end."""
@@ -195,7 +209,8 @@ class Rig:
     def close(self) -> None:
         self.server.stop()
         self.provider.process.stop()
-        self.desk.close()
+        self.close_desk()
+        _rigs.remove(self)
 
     # ── customers and aliases ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -349,6 +364,12 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
         yield session
+
+
+def close_desks() -> None:
+    """Close the desks of all rigs: a process talks to one kind of database at a time."""
+    for rig in _rigs:
+        rig.close_desk()
 
 
 @contextlib.contextmanager

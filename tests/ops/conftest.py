@@ -10,6 +10,12 @@ import pytest
 import ops
 from tests.databases import Templates
 from tests.models.shop import stock_shop
+from tests.rig import close_desks
+
+
+@pytest.fixture(autouse=True)
+def no_other_desks() -> None:
+    close_desks()
 
 
 @pytest.fixture(scope="session")
