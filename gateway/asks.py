@@ -6,6 +6,7 @@ put together again, so numbers keep their digits and unknown fields their meanin
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ _UNBILLABLE = frozenset(
         "audio",
     ]
 )
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _CHECKED = frozenset(["modalities", "service_tier", "tools"]) | _UNBILLABLE
 _PROMPT_FIELDS = ("tools", "functions", "response_format", "prediction")
 
@@ -139,7 +141,7 @@ def _read_fields(body: bytes) -> _Fields:
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not valid UTF-8.", code="invalid_json") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        text = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        text = "it is nested too deeply" if isinstance(error, RecursionError) else _what_is_wrong(body, error)
         raise InvalidRequest(
             f"The body is not a JSON object: {text}. Send the fields `model` and `messages` as JSON.",
             code="invalid_json",
@@ -149,6 +151,13 @@ def _read_fields(body: bytes) -> _Fields:
         for name in [name for name, raw in fields.items() if name in _READ and raw == NULL]:
             del fields[name]
     return fields
+
+
+def _what_is_wrong(body: bytes, error: msgspec.DecodeError) -> str:
+    """The parser's own words, except where they mislead: it calls half of a surrogate pair a truncated body."""
+    if "truncated" in str(error) and _HALF_PAIR.search(body):
+        return "it holds half of a character (a \\uD800 to \\uDFFF escape alone); cut text between characters"
+    return str(error)
 
 
 _READ = _CHECKED | {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}

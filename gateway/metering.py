@@ -122,6 +122,11 @@ def estimate_tokens(text: str) -> int:
     return int(_vocabulary().count(text))
 
 
+def is_vocabulary_loaded() -> bool:
+    """Loading it takes a tenth of a second, once; not on the event loop."""
+    return bool(_loaded)
+
+
 _loaded: list[Any] = []
 
 

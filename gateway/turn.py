@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.limits import Admission
-from gateway.metering import estimate_tokens
+from gateway.metering import estimate_tokens, is_vocabulary_loaded
 from models.ids import new_request_id, now_us
 from models.money import Capture, Release, Settled
 from models.prices import NANO_PER_CREDIT, Meters, PriceVersion
@@ -167,7 +167,7 @@ class Turn:
         """Meters by our own count, for a provider that did not count, or counted nonsense."""
         written = text if isinstance(text, str) else text.decode("utf-8", "replace")
         prompt = self.ask.prompt_text()
-        if len(written) + len(prompt) > _MOST_INLINE_CHARS:
+        if len(written) + len(prompt) > _MOST_INLINE_CHARS or not is_vocabulary_loaded():
             counts = await asyncio.to_thread(lambda: (estimate_tokens(prompt), estimate_tokens(written)))
         else:
             counts = estimate_tokens(prompt), estimate_tokens(written)
