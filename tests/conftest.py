@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.rig import Rig, start_rig
+
+# The same examples every time, and no deadline on a noisy machine: what is new is looked for by hand, with LONG=1.
+settings.register_profile("steady", deadline=None, derandomize=not os.environ.get("LONG"), database=None)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ QUICK = settings(
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-ENDLESS = settings(QUICK, derandomize=False, max_examples=2_000)
+ENDLESS = settings(QUICK, derandomize=not os.environ.get("LONG"), max_examples=2_000)
 
 # ── bodies ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
