@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import random
 import re
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from tests.clients.shelf import HELLO, Shelf
 from tests.rig import Rig, start_rig
 
+log = logging.getLogger(__name__)
 DRILL_S = 60
 REFUSED = {400, 401, 402, 403, 413, 415, 429}
 QUICK = settings(
@@ -268,7 +270,7 @@ def test_no_body_is_a_500_for_a_minute_of_bodies_never_seen_before(target: Targe
     until = time.monotonic() + DRILL_S
     start = random.randrange(1 << 32) if os.environ.get("LONG") else 1
     while time.monotonic() < until:
-        print(f"seed {start}")
+        log.warning("seed %s", start)
         fuzz(target, ENDLESS, start)
         start += 1
     assert_quiet(target)
