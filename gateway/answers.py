@@ -56,6 +56,8 @@ def read_answer(body: bytes, alias: str) -> Answer:
     head = bytes(memoryview(fields.get("choices", _NULL))[:64])
     if head[:1] != b"[" or head[1:].lstrip()[:1] != b"{":
         raise NotAnAnswer(f"no choices: {body[:200]!r}")
+    if b'"error"' in body and _has_failed_choice(fields["choices"]):
+        raise NotAnAnswer(f"an error in a choice: {body[:500]!r}")
     usage = fields.get("usage", _NULL)
     meters = None if usage == _NULL else meters_from_usage(usage)
     if usage == _NULL:
@@ -63,3 +65,12 @@ def read_answer(body: bytes, alias: str) -> Answer:
     fields["model"] = Raw(_encode(alias))
     fields.setdefault("object", Raw(b'"chat.completion"'))
     return Answer(_encode(fields), meters, fields)
+
+
+def _has_failed_choice(choices: Raw) -> bool:
+    """Some providers say inside a choice that they failed."""
+    try:
+        found = _decode_choices(choices)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return any(choice.get("error") is not None or choice.get("finish_reason") == "error" for choice in found)

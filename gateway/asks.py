@@ -17,6 +17,7 @@ from models.errors import InvalidRequest, UnreadableBody
 
 TRUE, FALSE = Raw(b"true"), Raw(b"false")
 MOST_TOKENS = 2**31 - 1
+AS_GIVEN = "as_given"
 MOST_CHOICES = 128
 TOKENS_PER_MESSAGE = 16
 
@@ -33,12 +34,16 @@ _UNBILLABLE = frozenset(
         "api_key",
         "extra_headers",
         "web_search_options",
+        "search_parameters",
+        "search_options",
+        "enable_search",
+        "preset",
         "audio",
     ]
 )
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _CHECKED = frozenset(["modalities", "service_tier", "tools"]) | _UNBILLABLE
-_PROMPT_FIELDS = ("tools", "functions", "response_format", "prediction")
+_PROMPT_FIELDS = ("tools", "functions", "response_format", "prediction", "documents", "system", "chat_template")
 
 _Fields = dict[str, Raw]
 _fields = msgspec.json.Decoder(_Fields)
@@ -82,7 +87,12 @@ class Ask(msgspec.Struct):
         fields = dict(self.fields)
         fields["model"] = Raw(_encode(upstream_model))
         if bound is not None:
-            fields[self.max_tokens_field or max_tokens_field] = Raw(b"%d" % bound)
+            # Under the provider's own name for it, where the operator has said which that is.
+            given = self.max_tokens_field
+            name = max_tokens_field if max_tokens_field != AS_GIVEN else given or "max_tokens"
+            if given is not None and given != name:
+                del fields[given]
+            fields[name] = Raw(b"%d" % bound)
         if self.stream and not self.wants_usage:
             options = {}
             if "stream_options" in fields:
@@ -146,6 +156,12 @@ def _read_fields(body: bytes) -> _Fields:
             f"The body is not a JSON object: {text}. Send the fields `model` and `messages` as JSON.",
             code="invalid_json",
         ) from None
+    for name in fields:
+        if name not in _READ and not (name.isascii() and name.islower()) and name.casefold() in _READ:
+            # Some providers read names whatever their case, and the last one wins.
+            raise InvalidRequest(
+                f"`{name}` must be written `{name.casefold()}`.", param=name, code="unsupported_parameter"
+            )
     # null is absent, for every field; the provider is not bothered with it either where we read it.
     if b"null" in body:
         for name in [name for name, raw in fields.items() if name in _READ and raw == NULL]:
@@ -226,6 +242,8 @@ def _missing_messages(fields: _Fields) -> InvalidRequest:
 
 def _refuse_unbillable(fields: _Fields) -> None:
     for name in _UNBILLABLE.intersection(fields):
+        if fields[name] == FALSE:
+            continue
         raise InvalidRequest(
             f"`{name}` is not supported: it would change the model, the provider or the cost behind its price. "
             "Remove it from the request.",

@@ -124,8 +124,8 @@ class Billing:
             request_id = getattr(command, "request_id", "")
             try:
                 await Quarantine.create(at_us=now_us(), request_id=request_id, error=repr(error), command=text)
-            except BaseORMException as refusal:
-                if "locked" in str(refusal):
+            except Exception as refusal:
+                if isinstance(refusal, BaseORMException) and "locked" in str(refusal):
                     await asyncio.sleep(_RETRY_PAUSE_S)
                     return RETRY
                 # The log keeps it then: whatever is wrong with this one, the others' settlements must go on.

@@ -10,16 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import structlog
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from gateway.limits import Limit
 from models.changes import CATALOG, LIMITS
 from models.database import Database
-from models.errors import ModelNotAllowed
+from models.errors import ModelNotAllowed, SetupError
 from models.ids import now_us
 from models.prices import PriceVersion, Rates, price_from_row
 from models.secrets import Seal
+
+log = structlog.get_logger()
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -86,8 +89,8 @@ class Snapshot(msgspec.Struct, frozen=True):
         return found
 
 
-async def load_snapshot(database: Database, seal: Seal) -> Snapshot:
-    """Read the catalog in four queries."""
+async def load_snapshot(database: Database, seal: Seal, *, strict: bool = False) -> Snapshot:
+    """Read the catalog in four queries. `strict`: a credential that cannot be opened is raised, not left out."""
     now = now_us()
     limits = await _load_limits(database)
     defaults = {subject: tuple(limits.get((f"default_{subject}", 0), ())) for subject in ("key", "account", "route")}
@@ -98,7 +101,12 @@ async def load_snapshot(database: Database, seal: Seal) -> Snapshot:
         " FROM route r JOIN provider p ON p.id = r.provider_id WHERE r.enabled ORDER BY r.position, r.id"
     ):
         own = _with_defaults(limits.get(("route", row["id"]), []), defaults["route"], row["id"])
-        routes[row["model_id"]].append(_route(row, seal, own))
+        try:
+            routes[row["model_id"]].append(_route(row, seal, own))
+        except SetupError as error:
+            if strict:
+                raise
+            log.error("a route is left out", route=row["id"], error=str(error))
     prices = await _load_prices(database, now)
     aliases: dict[str, Alias] = {}
     for row in await database.rows("SELECT * FROM model WHERE published ORDER BY alias"):
@@ -204,7 +212,7 @@ class Catalog:
 
     async def start(self) -> None:
         self._last_change = await self._newest_change()
-        self.snapshot = await load_snapshot(self._database, self._seal)
+        self.snapshot = await load_snapshot(self._database, self._seal, strict=True)
         self.read_at_us = now_us()
 
     async def follow(self, on_key: Callable[[str, int], None], on_limits: Callable[[], None]) -> None:
@@ -213,12 +221,13 @@ class Catalog:
             "SELECT id, kind, subject_id FROM change WHERE id > ? ORDER BY id LIMIT 1000", [self._last_change]
         )
         kinds = {row["kind"] for row in rows}
+        # Keys first: a revoked key must die even if the catalog cannot be read.
+        for kind, subject_id in {(row["kind"], row["subject_id"]) for row in rows}:
+            on_key(kind, subject_id)
         if kinds & {CATALOG, LIMITS}:
             self.snapshot = await load_snapshot(self._database, self._seal)
         if LIMITS in kinds:
             on_limits()
-        for kind, subject_id in {(row["kind"], row["subject_id"]) for row in rows}:
-            on_key(kind, subject_id)
         if rows:
             self._last_change = rows[-1]["id"]
         self.read_at_us = now_us()

@@ -50,6 +50,8 @@ async def complete(request: Request) -> HTTPResponse | None:
         turn.admission = await gateway.limiter.admit(caller.limits, turn.token_estimate)
         routes = plan(turn.alias, gateway.health)
         await turn.hold()
+        if gateway.closed:
+            raise LedgerUnavailable("This server is shutting down; please try again, another one will answer.")
         if ask.stream:
             return await _answer_streamed(turn, routes, request)
         return await _answer_whole(turn, routes, request)
@@ -105,6 +107,8 @@ async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request
         await _relay(turn, upstream, client)
     except asyncio.CancelledError:
         if client.interrupted:
+            if upstream is not None:
+                turn.end_attempt(200)
             turn.release(FAILED)
             await client.fail(unavailable(turn.alias.name))
             return None
@@ -151,13 +155,16 @@ async def _open_stream(turn: Turn, route: Route, client: ClientStream) -> _Opene
         relay = StreamRelay(turn.alias.name, turn.request_id, created_s, wants_usage=ask.wants_usage, choices=ask.n)
         async for chunk in response.content.iter_any():
             first = relay.feed(chunk)
-            if first or relay.ended:
+            if first:
                 return _Opened(response, relay, first)
+            if relay.ended:
+                break
         first = relay.close()
-        if first or relay.is_whole:
+        if first:
             return _Opened(response, relay, first)
         raise AttemptFailed("the stream ended before it began", status=200)
     except STREAM_FAULTS as error:
+        client.open_later()
         response.close()
         raise AttemptFailed(f"{type(error).__name__}: {error}", status=200) from None
     except BaseException:

@@ -18,6 +18,7 @@ class Choice(msgspec.Struct):
     index: int
     delta: Delta
     finish_reason: str | None
+    error: None = None
 
 
 class UsualChunk(msgspec.Struct):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -47,28 +48,35 @@ class ClientStream:
             self._opening = asyncio.get_running_loop().call_later(HEADERS_AFTER_S, self._open_now)
 
     def _open_now(self) -> None:
-        if not self._closed:
-            task = asyncio.create_task(self.open())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._opening = None
+        self._start(self.open())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def open_later(self) -> None:
+        """The route failed before it said anything: its headers do not count."""
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
 
     def close(self) -> None:
         """The request is over, however it ended."""
         self._closed = True
-        if self._opening is not None:
-            self._opening.cancel()
+        self.open_later()
 
     async def open(self) -> None:
         """Send the headers, if they are not sent yet."""
-        if self._respond():
+        if not self._closed and self._respond():
             await self._send(b"")
 
     def _respond(self) -> bool:
         """Begin the response; its headers go out with the first bytes. False when it has begun already."""
         if self._response is not None:
             return False
-        if self._opening is not None:
-            self._opening.cancel()
+        self.open_later()
         reply = Reply(None, 200, self._lines + _UNBUFFERED, "text/event-stream; charset=utf-8")
         # What `Request.respond` does, without its response middleware, of which there is none here.
         stream = self._request.stream
@@ -92,11 +100,14 @@ class ClientStream:
         """An error in band: the status is long gone. No `[DONE]`, no finish reason: nobody may take this for an answer."""
         await self.finish(sse.event(msgspec.json.encode({"error": error_object(error)})))
 
-    async def keep_alive(self, silent_s: float) -> None:
-        """A comment, if nothing was sent for `silent_s`."""
+    def keep_alive(self, silent_s: float) -> None:
+        """A comment, if nothing was sent for `silent_s`; in a task of its own, for this client may not be reading."""
         if self._closed or time.monotonic() - self.sent_at < silent_s:
             return
         self.sent_at = time.monotonic()
+        self._start(self._comment())
+
+    async def _comment(self) -> None:
         await self.open()
         transport: Any = self._request.transport
         if transport is not None and not self._closed and transport.get_write_buffer_size() == 0:

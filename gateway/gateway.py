@@ -55,6 +55,7 @@ class Gateway:
         self.streams: set[ClientStream] = set()
         self.drains: set[asyncio.Task[None]] = set()
         self.stopping = False
+        self.closed = False
         self._ended = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self.metrics.running.set_function(lambda: len(self.running))
@@ -101,6 +102,7 @@ class Gateway:
         for drain in list(self.drains):
             drain.cancel()
         await self._quiet(lambda: not (self.streams or self.drains), _INTERRUPTED_S)
+        self.closed = True
         for turn in list(self.running):
             turn.release("failed")
         for task in self._background:
@@ -129,7 +131,7 @@ class Gateway:
 
     async def _keep_alive(self) -> None:
         for stream in list(self.streams):
-            await stream.keep_alive(self.settings.keep_alive_s)
+            stream.keep_alive(self.settings.keep_alive_s)
 
     async def _sweep(self) -> None:
         self.limiter.sweep()

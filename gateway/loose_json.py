@@ -29,7 +29,7 @@ def read_fields(data: bytes) -> dict[str, Raw]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         mended = _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], data)
     try:
-        value = json.loads(mended, parse_constant=lambda _name: None)
+        value = json.loads(mended.decode("utf-8", "replace"), parse_constant=lambda _name: None)
         if isinstance(value, dict):
             return {name: Raw(_encode(item)) for name, item in value.items()}
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from models.errors import InvalidRequest
 
 NULL = Raw(b"null")
 _TEXT_PARTS = frozenset(["text", "refusal"])
+_MEDIA_PARTS = frozenset(["image_url", "input_audio", "file", "video_url", "audio_url", "image", "input_image"])
 
 
 class _Plain(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,7 +81,9 @@ def _measure_content(raw: Raw, i: int) -> tuple[int, int]:
                 param=f"messages[{i}].content[{j}].type",
             )
         name = decode(kind)
-        if name in _TEXT_PARTS:
+        if name not in _MEDIA_PARTS:
+            # Text, or something of a provider's own that may hold any amount of it.
+            media += name not in _TEXT_PARTS
             text += sum(
                 _text_length(value, f"messages[{i}].content[{j}]") for key, value in part.items() if key != "type"
             )

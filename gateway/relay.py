@@ -29,6 +29,7 @@ _encode = msgspec.json.Encoder().encode
 _MOST_CUTS = 8
 _NULL, _NOTHING = Raw(b"null"), Raw()
 _EMPTY_LIST = Raw(b"[]")
+_ERROR = Raw(b'"error"')
 # Of the provider's first event, what our own ones repeat.
 _KEPT = frozenset(["created", "system_fingerprint", "service_tier"])
 
@@ -168,7 +169,11 @@ class StreamRelay:
             return b""
         choice = chunk.choices[0]
         delta = choice.delta
-        if choice.index in self._finished or (delta.role != "assistant" and choice.index not in self._roles):
+        if (
+            choice.finish_reason == "error"
+            or choice.index in self._finished
+            or (delta.role != "assistant" and choice.index not in self._roles)
+        ):
             return b""
         name = b'"model":' + _encode(chunk.model)
         if data.count(name) != 1:
@@ -239,6 +244,8 @@ class StreamRelay:
         if type(index) is not int:
             raise StreamBroken(f"a choice's index is {index!r}")
         finish = choice.get("finish_reason", _NULL)
+        if choice.get("error", _NULL) != _NULL or finish == _ERROR:
+            raise StreamBroken(f"an error in a choice: {bytes(choice.get('error', _NULL))[:500]!r}")
         delta_raw = choice.get("delta", _NULL)
         delta: dict[str, Raw] = _decode_fields(delta_raw) if delta_raw != _NULL else {}
         if index in self._finished:

@@ -90,7 +90,7 @@ class Upstream:
         """The whole body of a JSON answer. Raises AttemptFailed when it is cut, stalls or is too large."""
         try:
             length = response.content_length
-            if length is not None and length <= _MOST_ANSWER_BYTES:
+            if length is not None and length <= _MOST_ANSWER_BYTES and "Content-Encoding" not in response.headers:
                 return await response.read()
             body = bytearray()
             async for chunk in response.content.iter_any():
@@ -145,5 +145,5 @@ def _rejection(status: int, text: bytes, credential: str) -> UpstreamRejected:
 def _word(value: Any, credential: str) -> str | None:
     if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
         return None
-    text = str(value)[:_MOST_MESSAGE_CHARS]
-    return text.replace(credential, "[removed]") if credential else text
+    text = str(value)
+    return (text.replace(credential, "[removed]") if credential else text)[:_MOST_MESSAGE_CHARS]

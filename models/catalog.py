@@ -16,7 +16,7 @@ from models.secrets import Seal
 
 # Products of rates and tokens must stay within 64 bits; no model's context comes near this.
 MOST_TOKENS = 100_000_000
-MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
+MAX_TOKENS_FIELDS = ("as_given", "max_tokens", "max_completion_tokens")
 
 
 class ProviderInfo(msgspec.Struct, frozen=True):
@@ -48,9 +48,14 @@ async def add_provider(
     base_url: str,
     api_key: str,
     seal: Seal,
-    max_tokens_field: str = "max_tokens",
+    max_tokens_field: str = "as_given",
 ) -> ProviderInfo:
-    """A vendor, with its credential sealed. `max_tokens_field` is how its API calls the bound of the output."""
+    """A vendor, with its credential sealed.
+
+    `max_tokens_field` is how its API calls the bound of the output: `max_tokens`, `max_completion_tokens`, or `as_given`,
+    which passes on the client's own choice. Name it for a provider that ignores one of the two: a bound that a provider
+    ignores does not bind, and what is used beyond the hold may have to be written off.
+    """
     shown = check_text(name, field="name", most=100)
     url = clean_base_url(base_url)
     credential = seal.close(_clean_credential(api_key))

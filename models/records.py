@@ -67,7 +67,7 @@ class Provider(Model):
     name = fields.CharField(max_length=100, unique=True)
     base_url = fields.CharField(max_length=500)
     credential = fields.TextField()
-    max_tokens_field = fields.CharField(max_length=40, default="max_tokens")
+    max_tokens_field = fields.CharField(max_length=40, default="as_given")
     created_us = fields.BigIntField()
 
     class Meta:

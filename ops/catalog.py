@@ -72,7 +72,7 @@ class Catalog(Drawer):
     """`desk.catalog`. Prices and costs are USD per million tokens, as decimal texts like "0.27", never floats."""
 
     def add_provider(
-        self, name: str, *, base_url: str, api_key: str, max_tokens_field: str = "max_tokens"
+        self, name: str, *, base_url: str, api_key: str, max_tokens_field: str = "as_given"
     ) -> ProviderInfo:
         """A vendor with an OpenAI-compatible API. Its key is stored encrypted."""
         return self._write(

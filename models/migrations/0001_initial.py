@@ -163,7 +163,7 @@ class Migration(migrations.Migration):
                 ('name', fields.CharField(unique=True, max_length=100)),
                 ('base_url', fields.CharField(max_length=500)),
                 ('credential', fields.TextField(unique=False)),
-                ('max_tokens_field', fields.CharField(default='max_tokens', max_length=40)),
+                ('max_tokens_field', fields.CharField(default='as_given', max_length=40)),
                 ('created_us', fields.BigIntField()),
             ],
             options={'table': 'provider', 'app': 'models', 'pk_attr': 'id'},
