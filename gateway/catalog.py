@@ -211,6 +211,9 @@ class Catalog:
         self.read_at_us = 0
 
     async def start(self) -> None:
+        for row in await self._database.rows("SELECT credential FROM provider ORDER BY id DESC LIMIT 1"):
+            # A wrong secret is found out now, and not by the first route of tomorrow.
+            self._seal.open(row["credential"])
         self._last_change = await self._newest_change()
         self.snapshot = await load_snapshot(self._database, self._seal, strict=True)
         self.read_at_us = now_us()

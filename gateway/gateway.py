@@ -8,6 +8,7 @@ import gc
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import structlog
 from tortoise.context import TortoiseContext
@@ -67,16 +68,25 @@ class Gateway:
         url = self.settings.database
         if url.path is None:
             raise SetupError("GATEWAY_DATABASE_URL: serving from PostgreSQL is not ready yet; use sqlite://PATH")
+        self.database = await connect(url, TortoiseContext(), everywhere=True)
+        try:
+            await self._build(url.path)
+        except BaseException:
+            # An open database keeps a thread, and a thread keeps the process.
+            await self.database.close()
+            raise
+
+    async def _build(self, path: Path) -> None:
+        url = self.settings.database
         secret = self.settings.secret_key
         seal = Seal(load_secret_key(url, secret.get_secret_value() if secret else None))
-        self.database = await connect(url, TortoiseContext(), everywhere=True)
         pending = await pending_migrations(self.database)
         if pending:
             raise SetupError(f"the database {url.shown} needs {len(pending)} migrations; run: gateway migrate")
         self.catalog = Catalog(self.database, seal)
         await self.catalog.start()
         self.keys = Keys(self.database, self.catalog)
-        self.billing = Billing(SqliteLedger(url.path), self.database, self.metrics)
+        self.billing = Billing(SqliteLedger(path), self.database, self.metrics)
         expired = await self.billing.start(socket.gethostname(), os.getpid())
         if expired:
             self.metrics.expired_holds.inc(expired)

@@ -63,6 +63,10 @@ async def add_provider(
     async with operator_write(database, operator) as write:
         if await Provider.filter(name=shown).exists():
             raise AlreadyExists(f"name: there is a provider {shown!r} already", field="name")
+        other = await Provider.all().order_by("-id").first()
+        if other is not None:
+            # Sealed under two keys, one of the credentials could never be read; this raises with the remedy.
+            seal.open(other.credential)
         row = await Provider.create(
             name=shown, base_url=url, credential=credential, max_tokens_field=field, created_us=write.at_us
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import secrets
+import sqlite3
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +32,11 @@ def load_secret_key(url: DatabaseUrl, given: str | None, *, create: bool = False
     if url.path is None:
         raise SetupError("GATEWAY_SECRET_KEY: required with PostgreSQL; make one with: openssl rand -hex 32")
     path = url.path.with_name(url.path.name + ".secret")
+    if not path.exists() and _seals_credentials(url.path):
+        raise SetupError(
+            f"{path} is missing, and the providers' credentials in {url.path.name} were sealed with it; restore it from "
+            "your backup, or set GATEWAY_SECRET_KEY to what it held"
+        )
     if create and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_once(path, secrets.token_hex(32))
@@ -39,6 +46,18 @@ def load_secret_key(url: DatabaseUrl, given: str | None, *, create: bool = False
         raise SetupError(
             f"GATEWAY_SECRET_KEY: not set, and there is no {path}; create it with: gateway migrate"
         ) from None
+
+
+def _seals_credentials(path: Path) -> bool:
+    """Whether a new secret would make credentials unreadable."""
+    if not path.exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute("SELECT 1 FROM provider LIMIT 1").fetchone() is not None
+    except sqlite3.DatabaseError:
+        # Not migrated yet, or no database: whoever opens it next says so.
+        return False
 
 
 def _write_once(path: Path, text: str) -> None:

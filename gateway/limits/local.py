@@ -19,6 +19,7 @@ class _Count(msgspec.Struct):
 
     full_at: float = 0.0
     running: int = 0
+    step_s: float = 0.0  # seconds a unit, by the limit that counted last
 
 
 class _Slot(msgspec.Struct):
@@ -119,9 +120,18 @@ class LocalLimiter:
             gate = self._gates[id(limits)] = _Gate(limits)
             for limit in limits:
                 count = self._counts.setdefault(limit.key, _Count())
+                self._rescale(count, limit)
                 slots: list[_Slot] = getattr(gate, limit.unit)
                 slots.append(_Slot(limit, count, limit.quota, limit.window_s))
         return gate
+
+    def _rescale(self, count: _Count, limit: Limit) -> None:
+        """What was used stays used when a limit is edited: so many units, not so many seconds."""
+        step_s = limit.window_s / limit.quota
+        if count.step_s not in (0.0, step_s):
+            now = self._clock()
+            count.full_at = now + max(0.0, count.full_at - now) / count.step_s * step_s if step_s else 0.0
+        count.step_s = step_s
 
     def _refusal(self, slot: _Slot, limits: tuple[Limit, ...], retry_after_s: float) -> LimitExceeded:
         seconds = max(1, int(retry_after_s + 0.999))

@@ -10,7 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from tests.faults.wire import chat_request, connect
-from tests.rig import Rig, start_rig
+from tests.rig import Rig, free_port, start_rig
 
 
 async def test_the_bound_goes_up_under_the_name_the_provider_knows(rig: Rig) -> None:
@@ -125,3 +125,34 @@ async def test_a_part_of_a_providers_own_kind_is_counted_by_its_text(rig: Rig) -
     content = [{"type": "document", "source": {"type": "text", "data": "word " * 60_000}}]
     answer = await rig.chat(poor, alias, messages=[{"role": "user", "content": content}], max_tokens=1)
     assert answer.status == 402
+
+
+async def test_an_edited_limit_counts_what_was_used_in_units(rig: Rig) -> None:
+    """Forty tokens used under a quota of ten are forty tokens of a million, not four minutes of it."""
+    alias = rig.alias("sim:words=40")
+    ada = rig.customer(models=[alias])
+    rig.desk.limits.set(key=ada.key_id, unit="tokens", quota=10, window_s=60)
+    assert (await rig.chat(ada, alias, max_tokens=40)).status == 200
+    assert (await rig.chat(ada, alias, max_tokens=40)).status == 429
+    rig.desk.limits.set(key=ada.key_id, unit="tokens", quota=1_000_000, window_s=60)
+    rig.settle_feed()
+    answer = await rig.chat(ada, alias, max_tokens=40)
+    assert answer.status == 200
+    assert int(answer.headers["x-ratelimit-remaining-tokens"]) > 999_000
+
+
+def test_a_wrong_or_lost_secret_ends_the_server_at_once_and_is_not_replaced(tmp_path: Path) -> None:
+    with start_rig(tmp_path) as rig:
+        rig.server.stop()
+        secret = Path(rig.database_url.removeprefix("sqlite://") + ".secret")
+        kept = secret.read_text()
+        secret.write_text("0" * 64)
+        wrong = rig.run("serve", "--port", str(free_port()))
+        assert (wrong.returncode, "GATEWAY_SECRET_KEY" in wrong.stderr) == (2, True)
+        secret.unlink()
+        for command in ("migrate", "serve"):
+            lost = rig.run(command)
+            assert (lost.returncode, "restore it" in lost.stderr) == (2, True)
+            assert not secret.exists()
+        secret.write_text(kept)
+        rig.start()
