@@ -95,6 +95,7 @@ async def load_snapshot(database: Database, seal: Seal, *, strict: bool = False)
     limits = await _load_limits(database)
     defaults = {subject: tuple(limits.get((f"default_{subject}", 0), ())) for subject in ("key", "account", "route")}
     routes: dict[int, list[Route]] = defaultdict(list)
+    doors: dict[str, _Door] = {}
     for row in await database.rows(
         "SELECT r.id, r.model_id, r.upstream_model, r.position, r.weight, r.cost_input_nano, r.cost_cached_input_nano,"
         " r.cost_cache_write_nano, r.cost_output_nano, p.name, p.base_url, p.credential, p.max_tokens_field"
@@ -102,7 +103,9 @@ async def load_snapshot(database: Database, seal: Seal, *, strict: bool = False)
     ):
         own = _with_defaults(limits.get(("route", row["id"]), []), defaults["route"], row["id"])
         try:
-            routes[row["model_id"]].append(_route(row, seal, own))
+            if row["name"] not in doors:
+                doors[row["name"]] = _door(row, seal)
+            routes[row["model_id"]].append(_route(row, doors[row["name"]], own))
         except SetupError as error:
             if strict:
                 raise
@@ -171,11 +174,23 @@ async def _load_prices(database: Database, now: int) -> dict[int, list[PriceVers
     return prices
 
 
-def _route(row: dict[str, Any], seal: Seal, limits: tuple[Limit, ...]) -> Route:
+class _Door(msgspec.Struct, frozen=True):
+    """What all routes to one provider share; the client library remembers what it worked out about a URL."""
+
+    url: URL
+    headers: CIMultiDictProxy[str]
+    credential: str
+
+
+def _door(row: dict[str, Any], seal: Seal) -> _Door:
     credential = seal.open(row["credential"])
     headers = CIMultiDict({"Content-Type": "application/json", "User-Agent": "supertomorrow-gateway"})
     if credential:
         headers["Authorization"] = f"Bearer {credential}"
+    return _Door(URL(row["base_url"].rstrip("/") + "/chat/completions"), CIMultiDictProxy(headers), credential)
+
+
+def _route(row: dict[str, Any], door: _Door, limits: tuple[Limit, ...]) -> Route:
     cost = None
     if row["cost_input_nano"] is not None:
         fresh = row["cost_input_nano"]
@@ -188,9 +203,9 @@ def _route(row: dict[str, Any], seal: Seal, limits: tuple[Limit, ...]) -> Route:
     return Route(
         id=row["id"],
         provider=row["name"],
-        url=URL(row["base_url"].rstrip("/") + "/chat/completions"),
-        headers=CIMultiDictProxy(headers),
-        credential=credential,
+        url=door.url,
+        headers=door.headers,
+        credential=door.credential,
         upstream_model=row["upstream_model"],
         position=row["position"],
         weight=row["weight"],

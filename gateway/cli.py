@@ -78,7 +78,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on, instead of GATEWAY_PORT.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes, instead of GATEWAY_WORKERS.")] = None,
 ) -> None:
-    """Serve the API and the dashboard, from settings."""
+    """Serve the API, from settings."""
     from gateway.server import check_setup, run_server
     from gateway.settings import load_settings
 

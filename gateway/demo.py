@@ -149,7 +149,7 @@ The gateway is ready on {url}
   API key    {welcome.api_key}
   Balance    {credits_text(welcome.balance_nano)} credits
   Dashboard  {url}/  {EMAIL}, {login}
-  API page   {url}/docs/api
+  API page   {url}/docs/api (the dashboard's own pages come with the next release)
 
 Paste a request:
 
