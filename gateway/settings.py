@@ -22,12 +22,17 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     database_url: str = Field(DEFAULT_URL, description="sqlite://PATH or postgres://user:password@host:port/name")
-    redis_url: str | None = Field(None, description="redis://host:port/0, shares limits between workers")
+    redis_url: str | None = Field(
+        None, pattern=r"^rediss?://", description="redis://host:port/0, shares limits between workers"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     workers: int = Field(1, ge=1, le=256, description="worker processes; more than one needs PostgreSQL and Redis")
     secret_key: SecretStr | None = Field(
-        None, min_length=16, description="signs sessions, seals credentials; made beside a SQLite database when absent"
+        None,
+        min_length=16,
+        description="signs sessions, seals credentials; at least 16 characters, as openssl rand -hex 32 makes them; "
+        "made beside a SQLite database when absent",
     )
     brand: str = Field("SuperTomorrow", description="the name that customers read")
     signup: Literal["closed", "invite", "open"] = Field("closed", description="who may create an account")
@@ -47,7 +52,9 @@ class Settings(BaseSettings):
     cooldown_after: int = Field(3, ge=1, description="failures in a row until a route rests")
     cooldown_s: float = Field(5.0, gt=0, description="first rest of a failing route; doubles up to a minute")
     spool_dir: Path | None = Field(None, description="where settlements wait while the database is away")
-    metrics_allow: Networks = Field((), description="networks that may read /metrics, beside loopback; comma separated")
+    metrics_allow: Networks = Field(
+        (), description="networks that may read /metrics, beside loopback; comma separated, as 10.0.0.0/8"
+    )
     trusted_proxies: Networks = Field((), description="only these may set X-Forwarded-*; comma separated")
 
     @field_validator("metrics_allow", "trusted_proxies", mode="before")

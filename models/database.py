@@ -200,7 +200,7 @@ async def pending_migrations(database: Database) -> list[str]:
         await database.rows("SELECT 1")
         return [step.migration.name for step in await _executor(database).plan()]
     except (BaseORMException, OSError) as error:
-        raise SetupError(f"cannot read the database {database.url.shown}: {error}") from error
+        raise SetupError(f"GATEWAY_DATABASE_URL: cannot read the database {database.url.shown}: {error}") from error
 
 
 def _executor(database: Database) -> MigrationExecutor:
