@@ -199,7 +199,7 @@ async def test_4_a_429_says_when_to_come_back_in_every_dialect(shelf: Shelf, lim
     assert answer.headers["x-ratelimit-remaining-requests"] == "0"
     assert re.fullmatch(r"5m\d{1,2}s|6m0s", answer.headers["x-ratelimit-reset-requests"])
     assert answer.headers["x-ratelimit-limit-tokens"] == "10000"
-    assert 0 < int(answer.headers["x-ratelimit-remaining-tokens"]) < 10_000
+    assert 0 < int(answer.headers["x-ratelimit-remaining-tokens"]) <= 10_000  # a few tokens are back in no time
     assert re.fullmatch(r"(\dm)?\d{1,2}s|\d{1,3}ms", answer.headers["x-ratelimit-reset-tokens"])
 
 
