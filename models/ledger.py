@@ -37,6 +37,7 @@ from models.money import (
 
 # SQLite's locking is not fair: a waiting notebook gets its turn only if the file stays unlocked for a moment.
 UNLOCKED_S = 0.0002
+POLL_S = 0.001
 MOST_PURSES = 100_000
 _MOST_ROWS = 64
 
@@ -238,7 +239,7 @@ class SqliteLedger:
             time.sleep(rest_s)
         try:
             connection = self._connection or self._connect()
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             try:
                 outcomes = self._drive(connection, steps(self._current_book(connection), commands, "sqlite"))
                 connection.execute("COMMIT")
@@ -253,6 +254,18 @@ class SqliteLedger:
         finally:
             self._unlocked_since = time.monotonic()
         return outcomes
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Ask often: SQLite's own waiting backs off to a tenth of a second, and a busy notebook would always be first."""
+        deadline = time.monotonic() + self._busy_timeout_s
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_S)
 
     def _current_book(self, connection: sqlite3.Connection) -> Book:
         version = connection.execute("PRAGMA data_version").fetchone()[0]
@@ -282,6 +295,7 @@ class SqliteLedger:
         connection = sqlite3.connect(uri, uri=True, timeout=self._busy_timeout_s, isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA busy_timeout=0")
         self._connection = connection
         return connection
 

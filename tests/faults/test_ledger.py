@@ -225,7 +225,7 @@ async def test_a_notebook_grants_a_hundred_times_while_thirty_two_clients_are_se
         granted.set()
     statuses = [status for each in await asyncio.gather(*asking) for status in each]
     assert set(statuses) == {200}
-    assert len(statuses) >= 64
+    assert len(statuses) >= 32
     assert rig.balance_nano(bob) == 50 * NANO_PER_CREDIT
     assert rig.spent_nano(ada) == sum(record["charge_nano"] for record in rig.records(ada, "served"))
     rig.reconcile()
