@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
-
-Unit = Literal["requests", "tokens", "concurrent"]
 
 
 class Limit(msgspec.Struct, frozen=True):
