@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 import structlog
 from sanic import Request, Sanic
-from sanic.exceptions import SanicException
+from sanic.exceptions import RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
 from sanic.response import HTTPResponse
 
-from gateway import docs, listing
+from gateway import dashboard, docs, listing, payments
 from gateway.chat import complete
+from gateway.dashboard.site import Site
+from gateway.dashboard.visits import nowhere
 from gateway.errors import CORS_HEADERS, INTERNAL_MESSAGE, plain_error
 from gateway.gateway import Gateway
 from gateway.settings import Settings
@@ -43,6 +45,7 @@ def create_app(settings: Settings, *, name: str = "supertomorrow") -> App:
         request_class=StrictRequest,
     )
     gateway = app.ctx.gateway = Gateway(settings)
+    app.ctx.site = site = Site(settings)
     config = app.config
     config.ACCESS_LOG = False
     config.REQUEST_MAX_SIZE = settings.body_max_mib * 1024 * 1024
@@ -55,6 +58,7 @@ def create_app(settings: Settings, *, name: str = "supertomorrow") -> App:
 
     @app.before_server_start
     async def start(_app: App) -> None:
+        site.warm_up()
         await gateway.start()
 
     @app.before_server_stop
@@ -67,6 +71,11 @@ def create_app(settings: Settings, *, name: str = "supertomorrow") -> App:
     app.add_route(metrics, "/metrics", methods=["GET"])
     app.blueprint(listing.blueprint())
     app.blueprint(docs.blueprint(settings.brand))
+    app.blueprint(site.blueprint())
+    if settings.stripe_secret_key is not None:
+        app.blueprint(payments.blueprint())
+    for pages in dashboard.PAGES:
+        app.blueprint(pages.blueprint())
     return app
 
 
@@ -100,7 +109,10 @@ async def ready(request: Request) -> HTTPResponse:
     except Exception as error:
         log.warning("not ready", error=repr(error))
         return respond(b'{"status":"database unavailable"}', status=503)
-    return respond(b'{"status":"ready"}')
+    if not (gateway.lease.is_fresh and gateway.catalog.is_fresh and gateway.billing.is_open):
+        return respond(b'{"status":"database unavailable"}', status=503)
+    # Without Redis this worker admits its share of the limits, so it serves on; whoever watches should know.
+    return respond(b'{"status":"ready","limiter":"%s"}' % gateway.limiter.state.encode())
 
 
 async def metrics(request: Request) -> HTTPResponse:
@@ -121,6 +133,12 @@ def _may_read_metrics(request: Request, settings: Settings) -> bool:
     return address.is_loopback or any(address in network for network in settings.metrics_allow)
 
 
+def _is_for_people(request: Request) -> bool:
+    """Whether a browser wants to show the answer; programs do not ask for pages, and the API has none."""
+    is_page = request.method in ("GET", "HEAD") and not request.path.startswith("/v1/")
+    return is_page and "text/html" in request.headers.get("accept", "")
+
+
 class Errors(ErrorHandler):
     """Everything that Sanic itself refuses, in our shape; our own bugs without any detail."""
 
@@ -128,22 +146,29 @@ class Errors(ErrorHandler):
         super().__init__()
         self._limit = settings.body_max_mib
 
-    def default(self, request: Request, exception: Exception) -> HTTPResponse:
+    def default(self, request: Request, exception: Exception) -> Any:
+        """A response, or one to be awaited where the answer is a page."""
         headers = {"x-request-id": new_request_id(now_us())}
         if request.path.startswith("/v1/"):
             headers |= CORS_HEADERS
+        if isinstance(exception, RequestCancelled):
+            # The client is gone; nobody reads this.
+            return plain_error(400, "The request was cancelled.", headers)
         if isinstance(exception, SanicException) and exception.status_code < 500:
             status = exception.status_code
             if request.method == "OPTIONS" and "access-control-allow-origin" in headers:
                 # No endpoint answers to this method: here every one of them does, and so do those that do not exist.
                 return preflight(headers)
+            if status == 404 and _is_for_people(request):
+                return nowhere(request)
             # Sanic's own text may quote the request, braces and all.
             message = _MESSAGES[status].format(limit=self._limit) if status in _MESSAGES else str(exception)
             extra = {k.lower(): v for k, v in (exception.headers or {}).items() if k.lower() == "allow"}
             return plain_error(status, message, headers | extra)
         if isinstance(exception, SanicException) and exception.status_code == 503:
             return plain_error(503, "The server is busy or shutting down; please try again.", headers)
-        log.error("a request failed by our own fault", path=request.path, exc_info=exception, **headers)
+        # Not the path itself: in some pages' addresses stands a secret.
+        log.error("a request failed by our own fault", path=request.uri_template, exc_info=exception, **headers)
         return plain_error(500, INTERNAL_MESSAGE, headers)
 
     @staticmethod

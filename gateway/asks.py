@@ -22,7 +22,7 @@ MOST_CHOICES = 128
 TOKENS_PER_MESSAGE = 16
 
 # Each would change model, provider or cost behind the price.
-_UNBILLABLE = frozenset(
+UNBILLABLE = frozenset(
     [
         "models",
         "provider",
@@ -42,7 +42,7 @@ _UNBILLABLE = frozenset(
     ]
 )
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
-_CHECKED = frozenset(["modalities", "service_tier", "tools"]) | _UNBILLABLE
+_CHECKED = frozenset(["modalities", "service_tier", "tools"]) | UNBILLABLE
 _PROMPT_FIELDS = ("tools", "functions", "response_format", "prediction", "documents", "system", "chat_template")
 
 _Fields = dict[str, Raw]
@@ -241,7 +241,7 @@ def _missing_messages(fields: _Fields) -> InvalidRequest:
 
 
 def _refuse_unbillable(fields: _Fields) -> None:
-    for name in _UNBILLABLE.intersection(fields):
+    for name in UNBILLABLE.intersection(fields):
         if fields[name] == FALSE:
             continue
         raise InvalidRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ class Batcher(Generic[C]):
     """Calls `apply(commands)` with all that waits, one batch at a time, and hands each waiter its own outcome.
 
     `apply` returns one outcome a command: a value, an exception (raised for its waiter), or RETRY. `abandoned(command,
-    outcome)` hears of outcomes whose waiter was cancelled meanwhile; the command itself is applied all the same.
+    outcome)` hears of outcomes whose waiter was cancelled or refused meanwhile; the command is applied all the same.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Batcher(Generic[C]):
         self._abandoned = abandoned
         self._most = most
         self._queue: list[tuple[C, asyncio.Future[Any]]] = []
+        self._applying: list[tuple[C, asyncio.Future[Any]]] = []
         self._runner: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -48,6 +50,18 @@ class Batcher(Generic[C]):
             self._runner = loop.create_task(self._run())
         return future
 
+    def refuse(self, kind: type[C], error: Callable[[], Exception]) -> None:
+        """Raise `error()` for all who wait for commands of this kind. Those still in the queue are forgotten."""
+        queue, self._queue = self._queue, []
+        for command, future in queue:
+            if not isinstance(command, kind):
+                self._queue.append((command, future))
+            elif not future.done():
+                future.set_exception(error())
+        for command, future in self._applying:
+            if isinstance(command, kind) and not future.done():
+                future.set_exception(error())
+
     async def drained(self) -> None:
         """Wait until nothing is queued or being applied."""
         while self._queue or self._runner is not None:
@@ -55,10 +69,21 @@ class Batcher(Generic[C]):
                 self._runner = asyncio.get_running_loop().create_task(self._run())
             await asyncio.wait([self._runner])
 
+    async def stop(self, within_s: float) -> list[C]:
+        """Apply what is queued, for so long; then give up, and return what is left."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.drained()
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.wait([self._runner])
+        return [command for command, _ in self._queue]
+
     async def _run(self) -> None:
         try:
             while self._queue:
                 batch, self._queue = self._queue[: self._most], self._queue[self._most :]
+                self._applying = batch
                 commands = [command for command, _ in batch]
                 # Taken from the queue, but not lost: a batch that failed as a whole goes to its waiters as the error.
                 try:
@@ -69,6 +94,8 @@ class Batcher(Generic[C]):
                     raise
                 except Exception as error:
                     outcomes = [error] * len(batch)
+                finally:
+                    self._applying = []
                 self._resolve(batch, outcomes)
                 # Those just answered run first, and what arrives in these turns of the loop joins the next batch: larger
                 # batches are cheaper, and when nothing is going on the turns take microseconds.
@@ -82,7 +109,7 @@ class Batcher(Generic[C]):
         for (command, future), outcome in zip(batch, outcomes, strict=True):
             if outcome is RETRY:
                 again.append((command, future))
-            elif future.cancelled():
+            elif future.done():
                 self._abandoned(command, outcome)
             elif isinstance(outcome, BaseException):
                 future.set_exception(outcome)

@@ -1,71 +1,81 @@
 """Owns the money side of requests: placing holds and settling them through the ledger, one batch after another.
 
 A settlement that was submitted is never lost: it is applied even if its request is cancelled, kept while the database is
-busy, and put into quarantine when the database refuses it for good, while everybody else's billing goes on.
+away (on PostgreSQL in the spool, so that answers need not wait; on SQLite in memory), and put into quarantine when the
+database refuses it for good, while everybody else's billing goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import structlog
-from tortoise.exceptions import BaseORMException
 
 from gateway.batching import RETRY, Batcher
 from gateway.metrics import Metrics
-from models.database import Database
-from models.errors import DomainError, InsufficientCredits, LedgerUnavailable
-from models.ids import now_us
+from gateway.spool import Settlement, Spool
+from models.database import is_away
+from models.errors import DomainError, InsufficientCredits, LedgerUnavailable, NotFound
+from models.ids import SECOND_US, now_us
 from models.ledger import Ledger
 from models.money import Capture, Command, Held, Place, Release, Settled
 from models.prices import credits_text
-from models.records import Epoch, Quarantine
+from models.records import Quarantine
 
+# Looked at so often, a database that owes an answer keeps nobody waiting for longer than this; and is given up after that.
+WATCH_S = 0.15
+_STALLED_LOOKS = 5
+_GIVE_UP_S = 3.0
 _RETRY_PAUSE_S = 0.1
-_RECOVERY_BATCH = 500
+_REPLAYED_AT_ONCE = 200
+# Well within the hour after which a month is closed (see models/months.py).
+_LONG_US = 1_800 * SECOND_US
 log = structlog.get_logger()
 
 
 class Billing:
-    def __init__(self, ledger: Ledger, database: Database, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, metrics: Metrics, spool: Spool | None = None) -> None:
         self._ledger = ledger
-        self._database = database
         self._metrics = metrics
+        self._spool = spool
         self._batcher: Batcher[Command] = Batcher(self._apply, abandoned=self._on_abandoned)
+        self._stalled = False
+        self._looked = (0.0, 0)
+        # The database is away: what is settled meanwhile goes to the spool.
+        self._away = False
+        # Held while settlements are appended, and while the spool is found empty and cleared.
+        self._spooling = asyncio.Lock()
         self.epoch_id = 0
 
-    async def start(self, machine: str, pid: int) -> int:
-        """Open this worker's epoch and expire what dead ones left held. Returns how many holds that were.
-
-        On SQLite the server owns the database file alone, so every other epoch is dead.
-        """
-        now = now_us()
-        epoch = await Epoch.create(machine=machine, pid=pid, started_us=now, heartbeat_us=now)
-        self.epoch_id = epoch.id
-        expired = 0
-        while rows := await self._database.rows(
-            "SELECT request_id, account_id FROM hold WHERE status = 'open' AND epoch_id <> ? LIMIT ?",
-            [self.epoch_id, _RECOVERY_BATCH],
-        ):
-            await self._ledger.apply(
-                [Release(str(row["request_id"]), row["account_id"], now_us(), expired=True) for row in rows]
-            )
-            expired += len(rows)
-        await Epoch.filter(ended_us=None).exclude(id=self.epoch_id).update(ended_us=now_us())
-        return expired
-
-    async def stop(self) -> None:
-        """Wait for every settlement, then end the epoch."""
-        await self._batcher.drained()
-        await Epoch.filter(id=self.epoch_id).update(ended_us=now_us())
+    async def stop(self, within_s: float) -> None:
+        """Wait for every settlement; what the database does not take within the bound goes to the spool, or to the log."""
+        left = await self._batcher.stop(within_s)
+        if left and self._spool is not None:
+            kept = await self._set_aside(left)
+            left = [command for command, outcome in zip(left, kept, strict=True) if outcome is RETRY]
+        for command in left:
+            if not isinstance(command, Place):
+                log.error("not settled before the end", settlement=_text(command))
         await self._ledger.close()
+        if self._spool is not None:
+            self._spool.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether new requests may hold money."""
+        return not (self._away or self._stalled)
 
     @property
     def waiting(self) -> int:
         return len(self._batcher)
+
+    @property
+    def spooled(self) -> int:
+        return 0 if self._spool is None else self._spool.count
 
     async def place(
         self, request_id: str, account_id: int, least_nano: int, most_nano: int, *, price_id: int, at_us: int
@@ -74,6 +84,8 @@ class Billing:
 
         Cancelled while it waits, it leaves nothing held.
         """
+        if not self.is_open:
+            raise _unavailable()
         command = Place(request_id, account_id, least_nano, most_nano, price_id, self.epoch_id, at_us)
         future = self._batcher.submit(command)
         try:
@@ -91,6 +103,8 @@ class Billing:
                 available_nano=error.available_nano,
                 needed_nano=error.needed_nano,
             ) from None
+        except LedgerUnavailable:
+            raise _unavailable() from None
         return held.amount_nano
 
     def capture(self, command: Capture) -> asyncio.Future[Settled]:
@@ -101,31 +115,118 @@ class Billing:
         """Give a hold back."""
         return self._batcher.submit(command)
 
+    async def watch(self) -> None:
+        """Called every WATCH_S. New requests wait less than a second for a database that does not answer.
+
+        Looks are counted, not seconds: in a loop that lags, the answer may long be there, waiting for its turn.
+        """
+        asked_at = self._ledger.asked_at
+        if asked_at is None or asked_at != self._looked[0]:
+            self._looked, self._stalled = (asked_at or 0.0, 0), False
+            return
+        looks = self._looked[1] + 1
+        self._looked = (asked_at, looks)
+        if looks >= _STALLED_LOOKS:
+            if not self._stalled:
+                log.warning("the database does not answer")
+            self._stalled = True
+            self._batcher.refuse(Place, _unavailable)
+        if time.monotonic() - asked_at > _GIVE_UP_S:
+            self._ledger.give_up()
+
+    async def return_to_database(self) -> None:
+        """Called now and then: when the database is back, store what waits in the spool, and settle directly again."""
+        if not self._away or self._spool is None:
+            return
+        try:
+            await self._ledger.apply([])
+            await self.replay(self._spool)
+        except LedgerUnavailable:
+            return
+        log.info("the database is back")
+
+    async def replay(self, spool: Spool) -> None:
+        """Store all that waits in a spool. Raises LedgerUnavailable, and can then be repeated from the start."""
+        done = 0
+        while True:
+            async with self._spooling:
+                found = await asyncio.to_thread(lambda: list(spool.settlements()))
+                if len(found) == done:
+                    await asyncio.to_thread(spool.clear)
+                    if spool is self._spool:
+                        self._away = False
+                    break
+            # What is settled meanwhile is appended, and found by the next look.
+            for start in range(done, len(found), _REPLAYED_AT_ONCE):
+                await self._replay(found[start : start + _REPLAYED_AT_ONCE])
+            done = len(found)
+        if done:
+            self._metrics.replayed.inc(done)
+            log.info("settlements were replayed from a spool", spool=str(spool.path), count=done)
+
+    async def _replay(self, settlements: Sequence[Settlement]) -> None:
+        for command, outcome in zip(settlements, await self._store(settlements), strict=True):
+            if outcome is RETRY:
+                raise LedgerUnavailable("the quarantine is away")
+            if isinstance(command, Capture) and isinstance(outcome, NotFound):
+                # The database knows nothing of a request that it had held money for: it is an older copy of itself.
+                await self._refuse(command, outcome)
+
     # ── how batches are applied ───────────────────────────────────────────────────────────────────────────────────
 
     async def _apply(self, commands: Sequence[Command]) -> Sequence[Any]:
+        if self._away:
+            return await self._set_aside(commands)
         try:
-            return await self._ledger.apply(commands)
+            return await self._store(commands)
         except LedgerUnavailable as error:
             self._metrics.ledger_retries.inc()
             log.warning("the ledger is not available", error=str(error), waiting=len(commands))
+            return await self._set_aside(commands)
+
+    async def _set_aside(self, commands: Sequence[Command]) -> Sequence[Any]:
+        """The database is away: holds are refused, settlements are kept."""
+        if self._spool is None:
             await asyncio.sleep(_RETRY_PAUSE_S)
             return [_unavailable() if isinstance(command, Place) else RETRY for command in commands]
+        kept: list[Settlement] = [command for command in commands if isinstance(command, Capture | Release)]
+        # Nobody knows whether these were placed, now or in an earlier try. If they were, they must not stay.
+        kept += [Release(c.request_id, c.account_id, c.at_us) for c in commands if isinstance(c, Place)]
+        try:
+            async with self._spooling:
+                self._away = True
+                await asyncio.to_thread(self._spool.append, kept)
+        except OSError as error:
+            log.error("the spool cannot be written", error=repr(error), waiting=len(kept))
+            await asyncio.sleep(_RETRY_PAUSE_S)
+            return [RETRY] * len(commands)
+        return [
+            Settled(command.charge_nano if isinstance(command, Capture) else 0, 0)
+            if isinstance(command, Capture | Release)
+            else _unavailable()
+            for command in commands
+        ]
+
+    async def _store(self, commands: Sequence[Command]) -> Sequence[Any]:
+        try:
+            return await self._ledger.apply(_dated(commands, now_us()))
+        except LedgerUnavailable:
+            raise
         except Exception as error:
             # Something in this batch cannot be stored. Each alone: the others must not suffer from it.
             if len(commands) > 1:
-                return [(await self._apply([command]))[0] for command in commands]
+                return [(await self._store([command]))[0] for command in commands]
             return [await self._refuse(commands[0], error)]
 
     async def _refuse(self, command: Command, error: Exception) -> Any:
         log.error("the ledger refused a command", error=repr(error), command=type(command).__name__)
         if not isinstance(command, Place):
-            text = type(command).__name__ + " " + msgspec.json.encode(command).decode()
+            text = _text(command)
             request_id = getattr(command, "request_id", "")
             try:
                 await Quarantine.create(at_us=now_us(), request_id=request_id, error=repr(error), command=text)
             except Exception as refusal:
-                if isinstance(refusal, BaseORMException) and "locked" in str(refusal):
+                if is_away(refusal):
                     await asyncio.sleep(_RETRY_PAUSE_S)
                     return RETRY
                 # The log keeps it then: whatever is wrong with this one, the others' settlements must go on.
@@ -147,6 +248,20 @@ class Billing:
             self._batcher.submit(Release(command.request_id, command.account_id, now_us()))
         elif isinstance(outcome, Exception) and not isinstance(outcome, DomainError):
             log.error("a settlement failed after its request had ended", error=repr(outcome))
+
+
+def _dated(commands: Sequence[Command], now: int) -> Sequence[Command]:
+    """A settlement that waited long is made now: its transfer must not appear in a month that people took for closed."""
+    return [
+        msgspec.structs.replace(command, at_us=now)
+        if isinstance(command, Capture | Release) and now - command.at_us > _LONG_US
+        else command
+        for command in commands
+    ]
+
+
+def _text(command: Command) -> str:
+    return type(command).__name__ + " " + msgspec.json.encode(command).decode()
 
 
 def _unavailable() -> LedgerUnavailable:

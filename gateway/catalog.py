@@ -5,6 +5,7 @@ A request reads one snapshot and never the database. Prices dated ahead are in i
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +20,14 @@ from models.changes import CATALOG, LIMITS
 from models.database import Database
 from models.errors import ModelNotAllowed, SetupError
 from models.ids import now_us
+from models.price_list import LIVE
 from models.prices import PriceVersion, Rates, price_from_row
 from models.secrets import Seal
 
+# A revoked key must be refused within a second. That is counted in looks, for in a loop that lags the change may be there and
+# wait for its turn; a process that was frozen has missed its looks, and counts seconds.
+LOOK_S, _MOST_LOOKS, _FRESH_S = 0.15, 6, 4.0
+_PAGE = 1000
 log = structlog.get_logger()
 
 
@@ -79,11 +85,11 @@ class Snapshot(msgspec.Struct, frozen=True):
             "the models of this key; its scope can be changed in the dashboard."
         )
 
-    def listed(self, scope: frozenset[int], at_us: int) -> list[tuple[Alias, PriceVersion]]:
-        """Every alias that `find` would find."""
+    def listed(self, scope: frozenset[int] | None, at_us: int) -> list[tuple[Alias, PriceVersion]]:
+        """Every alias that `find` would find; without a scope, all that can be called now."""
         found = []
         for alias in self.aliases.values():
-            price = alias.price_at(at_us) if alias.id in scope else None
+            price = alias.price_at(at_us) if scope is None or alias.id in scope else None
             if price is not None:
                 found.append((alias, price))
         return found
@@ -163,11 +169,12 @@ def _with_defaults(own: list[Limit], defaults: tuple[Limit, ...], subject_id: in
 
 
 async def _load_prices(database: Database, now: int) -> dict[int, list[PriceVersion]]:
-    """By model: the price in force and all that come after it."""
+    """By model: the price in force and all that come after it; none that was cancelled."""
     prices: dict[int, list[PriceVersion]] = defaultdict(list)
     for row in await database.rows(
-        "SELECT p.* FROM price p WHERE p.effective_us >= COALESCE((SELECT MAX(q.effective_us) FROM price q"
-        " WHERE q.model_id = p.model_id AND q.effective_us <= ?), 0) ORDER BY p.model_id, p.effective_us",
+        f"SELECT p.* FROM price p WHERE {LIVE.format('p')} AND p.effective_us >= COALESCE((SELECT MAX(q.effective_us)"
+        f" FROM price q WHERE q.model_id = p.model_id AND q.effective_us <= ? AND {LIVE.format('q')}), 0)"
+        " ORDER BY p.model_id, p.effective_us",
         [now],
     ):
         prices[row["model_id"]].append(price_from_row(row))
@@ -223,7 +230,17 @@ class Catalog:
         self._seal = seal
         self._last_change = 0
         self.snapshot = Snapshot({}, {"key": (), "account": (), "route": ()})
-        self.read_at_us = 0
+        self.read_at = time.monotonic()
+        self._looks = 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """False when the change feed was not read for so long that a revoked key might be taken for a good one."""
+        return self._looks < _MOST_LOOKS and time.monotonic() - self.read_at < _FRESH_S
+
+    async def look(self) -> None:
+        """Called every LOOK_S."""
+        self._looks += 1
 
     async def start(self) -> None:
         for row in await self._database.rows("SELECT credential FROM provider ORDER BY id DESC LIMIT 1"):
@@ -231,24 +248,26 @@ class Catalog:
             self._seal.open(row["credential"])
         self._last_change = await self._newest_change()
         self.snapshot = await load_snapshot(self._database, self._seal, strict=True)
-        self.read_at_us = now_us()
+        self.read_at = time.monotonic()
 
     async def follow(self, on_key: Callable[[str, int], None], on_limits: Callable[[], None]) -> None:
         """Act on every change since the last call. One that could not be acted upon is read again by the next call."""
+        asked_at = time.monotonic()
         rows = await self._database.rows(
-            "SELECT id, kind, subject_id FROM change WHERE id > ? ORDER BY id LIMIT 1000", [self._last_change]
+            "SELECT id, kind, subject_id FROM change WHERE id > ? ORDER BY id LIMIT ?", [self._last_change, _PAGE]
         )
         kinds = {row["kind"] for row in rows}
         # Keys first: a revoked key must die even if the catalog cannot be read.
         for kind, subject_id in {(row["kind"], row["subject_id"]) for row in rows}:
             on_key(kind, subject_id)
+        if len(rows) < _PAGE:
+            self.read_at, self._looks = asked_at, 0
         if kinds & {CATALOG, LIMITS}:
             self.snapshot = await load_snapshot(self._database, self._seal)
         if LIMITS in kinds:
             on_limits()
         if rows:
             self._last_change = rows[-1]["id"]
-        self.read_at_us = now_us()
 
     async def _newest_change(self) -> int:
         rows = await self._database.rows("SELECT MAX(id) AS id FROM change")

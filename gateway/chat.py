@@ -41,17 +41,16 @@ async def complete(request: Request) -> HTTPResponse | None:
     turn = Turn(gateway)
     gateway.running.add(turn)
     try:
-        if gateway.stopping:
-            raise LedgerUnavailable("This server is shutting down; please try again, another one will answer.")
+        gateway.check_admits()
         caller = turn.caller = await gateway.keys.authenticate(request.headers.get("authorization"), turn.at_us)
         check_encoding(request.headers.get("content-encoding"))
         ask = turn.ask = read_ask(request.body)
         turn.alias, turn.price = gateway.catalog.snapshot.find(ask.model, caller.scope, turn.at_us)
         turn.admission = await gateway.limiter.admit(caller.limits, turn.token_estimate)
+        gateway.keys.used[caller.key_id] = turn.at_us
         routes = plan(turn.alias, gateway.health)
         await turn.hold()
-        if gateway.closed:
-            raise LedgerUnavailable("This server is shutting down; please try again, another one will answer.")
+        gateway.check_open()
         if ask.stream:
             return await _answer_streamed(turn, routes, request)
         return await _answer_whole(turn, routes, request)
@@ -226,7 +225,11 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
             gateway.health.abandoned(route.id)
             limited = error
             continue
+        except BaseException:
+            gateway.health.abandoned(route.id)
+            raise
         while left:
+            gateway.check_open()
             left -= 1
             turn.begin_attempt(route)
             try:

@@ -60,6 +60,7 @@ class SimulateCommand(TyperCommand):
 def demo(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Only make its database, for notebooks, and end.")] = False,
 ) -> None:
     """Try everything on this machine, without configuration.
 
@@ -67,16 +68,24 @@ def demo(
     and prints what to paste. Started again it keeps its data. Real providers join in when OPENAI_API_KEY,
     DEEPSEEK_API_KEY, OPENROUTER_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY is set.
     """
-    from gateway.demo import run_demo
+    from gateway.demo import prepare_demo, run_demo
 
+    if prepare:
+        prepare_demo()
+        return
     run_demo(host, port)
 
 
 @app.command(cls=ServeCommand, context_settings=WIDE)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on, instead of GATEWAY_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, instead of GATEWAY_PORT.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on, instead of GATEWAY_PORT; 0 takes a free one.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes, instead of GATEWAY_WORKERS.")] = None,
+    rolled_back: Annotated[
+        bool, typer.Option("--rolled-back", help="Serve a database that a newer version has migrated.")
+    ] = False,
 ) -> None:
     """Serve the API, from settings."""
     from gateway.server import check_setup, run_server
@@ -84,7 +93,7 @@ def serve(
 
     given = {"host": host, "port": port, "workers": workers}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    _run(settings, check_setup(settings))
+    _run(settings, check_setup(settings, newer=rolled_back))
     run_server(settings, settings.host, settings.port, banner=lambda url: print(f"gateway: serving {url}", flush=True))
 
 
@@ -107,11 +116,18 @@ def migrate() -> None:
 @app.command()
 def reconcile(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines.")] = False,
+    sum_days: Annotated[
+        bool,
+        typer.Option("--sum-days", help="First sum again the days of usage that are not the sums of their records."),
+    ] = False,
 ) -> None:
     """Check every money invariant. Exit code 0 when all hold, 1 otherwise."""
     from gateway.settings import load_settings
 
     settings = load_settings()
+    if sum_days:
+        for day in _run(settings, _sum_days(settings)):
+            print(f"summed again: {day}", file=sys.stderr)
     findings = _run(settings, _find(settings))
     all_hold = all(finding.ok for finding in findings)
     if as_json:
@@ -124,6 +140,73 @@ def reconcile(
             print(f"{finding.number:>2} {'holds' if finding.ok else 'FAILS'}  {finding.name}: {finding.detail}")
     if not all_hold:
         raise typer.Exit(1)
+
+
+@app.command(name="drop-usage")
+def drop_usage(
+    before: Annotated[str, typer.Option(help="The first month to keep, as 2026-01 (UTC).")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "retention",
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this nothing is changed.")] = False,
+) -> None:
+    """Drop the usage records of past months, for good; first shows what would go.
+
+    Balances, transfers and holds stay for ever, so no money changes and reconcile holds afterwards. PostgreSQL drops a
+    month's partition at a time and gives its disk space back; SQLite deletes in small batches and uses the space again.
+    The server may run. OPS_OPERATOR (else your login's name) signs the audit log.
+    """
+    from gateway.settings import load_settings
+
+    settings = load_settings()
+    pieces = _run(settings, _drop(settings, before, reason, yes))
+    if not pieces:
+        print(f"nothing to drop: there are no usage records from before {before}")
+        return
+    total = f"{sum(piece.records for piece in pieces):,} usage records from before {before}-01 00:00 UTC"
+    print(f"dropped {total}" if yes else f"would drop {total}; nothing was changed, do it with: --yes")
+
+
+@app.command()
+def quarantine(
+    retry: Annotated[int | None, typer.Option(metavar="ID", help="Settle this one now.")] = None,
+    close: Annotated[int | None, typer.Option(metavar="ID", help="Nothing more will come of this one.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")] = "",
+) -> None:
+    """List the settlements that the ledger refused; try one again when the cause is mended, or close it.
+
+    A retry charges as the gateway would have, now, and only while what was held is held or has expired. What went back to
+    its account is made up for with a correction, and closed. Twice is once. The server may run; retries need its database
+    role. OPS_OPERATOR (else your login's name) signs the audit log.
+    """
+    from gateway.settings import load_settings
+
+    if retry is not None and close is not None:
+        raise SetupError("--retry and --close: give one of them")
+    settings = load_settings()
+    for line in _run(settings, _quarantine(settings, retry, close, reason)):
+        print(line)
+
+
+@app.command(name="operator-role")
+def operator_role(
+    name: Annotated[str, typer.Argument(help="The role, like olga; made if there is none.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without this the statements are printed.")] = False,
+) -> None:
+    """Give a PostgreSQL role what operators need, and no more.
+
+    It can read everything and do every verb of ops, but neither change nor remove transfers, price versions and audit
+    rows, nor create, alter or drop anything. Run it as the owner of the tables, again after each migration. The role has no
+    password until you give it one, in psql: \\password NAME. Then operators connect as it, and nobody needs the owner's.
+    """
+    from gateway.settings import load_settings
+    from models.roles import operator_role as statements
+
+    settings = load_settings()
+    for statement in statements(settings.database, name):
+        if not apply:
+            print(f"{statement};")
+    if apply:
+        _run(settings, _make_role(settings, name))
+        print(f"{settings.database.shown}: {name} is a role for operators; if it is new, set its password")
 
 
 @app.command(name="simulate-provider", cls=SimulateCommand, context_settings=WIDE)
@@ -141,23 +224,94 @@ def simulate_provider(
 
 
 def _describe_settings() -> Iterator[tuple[str, str]]:
-    from gateway.settings import PREFIX, Settings
+    from gateway.settings import Settings, variable_of
 
     for name, field in Settings.model_fields.items():
         default = f" ({field.default})" if field.default not in (None, ()) else ""
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         one_of = f", one of {', '.join(choices)}" if choices else ""
-        yield f"{PREFIX}{name.upper()}", f"{field.description}{one_of}{default}"
+        yield variable_of(name), f"{field.description}{one_of}{default}"
 
 
 async def _find(settings: Settings) -> list[Any]:
-    from gateway.server import check_schema
     from models.database import open_database
     from models.invariants import check_invariants
+    from models.schema import check_schema
 
     async with open_database(settings.database, pool=1) as database:
         await check_schema(database)
         return list(await check_invariants(database))
+
+
+async def _sum_days(settings: Settings) -> list[str]:
+    from models.database import open_database
+    from models.day_repair import sum_again
+    from models.environment import operator_name
+    from models.ids import to_datetime
+    from models.schema import check_schema
+
+    async with open_database(settings.database, pool=2) as database:
+        await check_schema(database)
+        return [f"{to_datetime(day_us):%Y-%m-%d}" for day_us in await sum_again(database, operator_name())]
+
+
+async def _drop(settings: Settings, before: str, reason: str, yes: bool) -> list[Any]:
+    from models.database import open_database
+    from models.environment import operator_name
+    from models.price_list import database_now_us
+    from models.retention import Piece, drop_usage, plan_drop
+    from models.schema import check_schema
+
+    def told(piece: Piece) -> None:
+        how = f"table {piece.table} as a whole" if piece.whole else f"rows of table {piece.table}"
+        print(f"{'dropped' if yes else 'would drop'} {piece.month}: {piece.records:,} records, {how}", flush=True)
+
+    async with open_database(settings.database, pool=2) as database:
+        await check_schema(database)
+        now_us = await database_now_us(database)
+        if yes:
+            return await drop_usage(database, operator_name(), before, reason, now_us, told=told)
+        pieces = await plan_drop(database, before, now_us)
+        for piece in pieces:
+            told(piece)
+        return pieces
+
+
+async def _quarantine(settings: Settings, retry: int | None, close: int | None, reason: str) -> list[str]:
+    from models.database import open_database
+    from models.environment import operator_name
+    from models.ids import to_datetime
+    from models.prices import credits_text
+    from models.quarantine import close_quarantined, quarantine_rows, retry_quarantined
+    from models.schema import check_schema
+
+    async with open_database(settings.database, pool=1) as database:
+        await check_schema(database)
+        if close is not None:
+            await close_quarantined(database, operator_name(), close, reason=reason)
+            return [f"{close} is closed"]
+        if retry is not None:
+            settled = await retry_quarantined(database, operator_name(), retry, reason=reason)
+            if settled is None:
+                return [f"{retry} had left quarantine before"]
+            charged, lost = credits_text(settled.charged_nano), credits_text(settled.writeoff_nano)
+            return [f"{retry} is settled: {charged} credits charged, {lost} written off"]
+        rows = await quarantine_rows(database)
+        lines = [
+            f"{row['id']}  {to_datetime(row['at_us']):%Y-%m-%d %H:%M:%S}Z  {row['error']}\n    {row['command']}"
+            for row in rows
+        ]
+        return lines or ["nothing is in quarantine"]
+
+
+async def _make_role(settings: Settings, name: str) -> None:
+    from models.database import open_database
+    from models.roles import make_operator_role
+    from models.schema import check_schema
+
+    async with open_database(settings.database, pool=1) as database:
+        await check_schema(database)
+        await make_operator_role(database, name)
 
 
 def _run(settings: Settings, work: Coroutine[Any, Any, Result]) -> Result:

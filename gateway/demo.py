@@ -73,6 +73,29 @@ def run_demo(host: str, port: int) -> None:
     run_server(settings, host, port, banner=banner, beside=simulated_provider)
 
 
+def prepare_demo() -> None:
+    """Make the demo's database where it is missing, with everything that `gateway demo` would put into it, and end.
+
+    One that is there is only brought to the current schema, and one on PostgreSQL is somebody's own: it stays as it is.
+    """
+    settings = load_settings()
+    path = settings.database.path
+    if path is None:
+        return
+    is_new = not path.exists()
+    asyncio.run(migrate(settings.database))
+    if is_new:
+        given = settings.secret_key.get_secret_value() if settings.secret_key else None
+        asyncio.run(_stock(settings, Seal(load_secret_key(settings.database, given, create=True)), path))
+    print(f"The demo's database is {path}; start the gateway with: make run", flush=True)
+
+
+async def _stock(settings: Settings, seal: Seal, path: Path) -> None:
+    """`gateway demo` puts its simulated provider's address in the place of this one, where nobody listens."""
+    async with open_database(settings.database) as database:
+        await _prepare(database, seal, "http://127.0.0.1:9", path.with_name("demo.json"))
+
+
 def _demo_settings() -> Settings:
     settings = load_settings(workers=1)
     if settings.database.path is None:
@@ -149,7 +172,7 @@ The gateway is ready on {url}
   API key    {welcome.api_key}
   Balance    {credits_text(welcome.balance_nano)} credits
   Dashboard  {url}/  {EMAIL}, {login}
-  API page   {url}/docs/api (the dashboard's own pages come with the next release)
+  API page   {url}/docs/api
 
 Paste a request:
 

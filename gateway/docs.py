@@ -53,14 +53,9 @@ def blueprint(brand: str) -> Blueprint:
         headers = {"vary": "host", "access-control-allow-origin": "*"}
         return HTTPResponse(msgspec.json.encode(document), 200, headers, "application/json")
 
-    async def show_start(_: Request) -> HTTPResponse:
-        # Until the dashboard stands here, the API's page is the best there is to see.
-        return HTTPResponse(None, 302, {"location": "/docs/api"}, "text/html; charset=utf-8")
-
-    routes.add_route(show_start, "/", methods=["GET", "HEAD"])
     routes.add_route(show_page, "/docs/api", methods=["GET", "HEAD"])
     routes.add_route(show_document, "/docs/api/openapi.json", methods=["GET", "HEAD"])
-    for file in sorted(STATIC.glob("*/*.*")):
+    for file in sorted([*STATIC.glob("docs/*.*"), *STATIC.glob("swagger-ui/*.*")]):
         # One by one: nothing else is served, whatever the path says.
         name = file.relative_to(STATIC).as_posix()
         routes.static(f"/static/{name}", file, name=name.replace("/", "-"))

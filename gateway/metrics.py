@@ -1,11 +1,17 @@
-"""Owns the numbers that `/metrics` shows, in a registry of its own."""
+"""Owns the numbers that `/metrics` shows: of this process, or, where workers share a folder, of all of them.
+
+The folder is named by PROMETHEUS_MULTIPROC_DIR, which `workers.py` sets; each worker writes its numbers to files in it.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from models.prices import Meters
 
@@ -33,18 +39,39 @@ class Metrics:
         self.duration = Histogram(
             "gateway_request_seconds", "Whole requests", ["model"], buckets=_SECONDS, registry=registry
         )
-        self.running = Gauge("gateway_requests_running", "Chat completions now running", registry=registry)
-        self.draining = Gauge("gateway_streams_draining", "Streams read on after their client left", registry=registry)
-        self.cooling = Gauge("gateway_routes_cooling", "Routes that rest after failures", registry=registry)
-        self.settlements_waiting = Gauge("gateway_ledger_waiting", "Commands waiting for the ledger", registry=registry)
+        self.running = self._gauge("gateway_requests_running", "Chat completions now running")
+        self.draining = self._gauge("gateway_streams_draining", "Streams read on after their client left")
+        self.cooling = self._gauge("gateway_routes_cooling", "Routes that rest after failures")
+        self.settlements_waiting = self._gauge("gateway_ledger_waiting", "Commands waiting for the ledger")
+        self.spooled = self._gauge("gateway_spooled_settlements", "Settlements on disk until the database is back")
+        self.replayed = Counter("gateway_replayed_settlements", "Settlements stored from a spool", registry=registry)
         self.ledger_retries = Counter("gateway_ledger_retries", "Batches the database did not take", registry=registry)
         self.quarantined = Counter("gateway_quarantined", "Settlements the database refused", registry=registry)
         self.expired_holds = Counter("gateway_expired_holds", "Holds of dead workers given back", registry=registry)
-        self.feed_age = Gauge("gateway_change_feed_age_seconds", "Since the change feed was read", registry=registry)
+        self.feed_age = self._gauge("gateway_change_feed_age_seconds", "Since the change feed was read", mode="livemax")
+        self.limiter_fallbacks = Counter(
+            "gateway_limiter_fallbacks", "Times that Redis was away or slow", registry=registry
+        )
+        self.limiter_local = self._gauge(
+            "gateway_limiter_local", "Workers in which a local share of the limits is in force"
+        )
 
         # Counted in a plain dict, which costs a request a tenth of what counters do, and moved into them when read.
         self._timers: dict[str, tuple[Histogram, Histogram]] = {}
         self._tally: defaultdict[tuple[Any, ...], float] = defaultdict(float)
+        self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+
+    def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Let `value` say what this gauge shows."""
+        self._watched.append((gauge, value))
+
+    def refresh(self) -> None:
+        """Write down what was counted, and how things are now: called at every reading, and every second."""
+        tally, self._tally = self._tally, defaultdict(float)
+        for (metric, *labels), amount in tally.items():
+            metric.labels(*map(str, labels)).inc(amount)
+        for gauge, value in self._watched:
+            gauge.set(value())
 
     def count_attempt(self, route_id: int, status: int) -> None:
         self._tally[self.attempts, route_id, status or "none"] += 1
@@ -70,7 +97,12 @@ class Metrics:
             tally[self.estimated, model] += 1
 
     def text(self) -> bytes:
-        tally, self._tally = self._tally, defaultdict(float)
-        for (metric, *labels), amount in tally.items():
-            metric.labels(*map(str, labels)).inc(amount)
-        return generate_latest(self.registry)
+        self.refresh()
+        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)
+
+    def _gauge(self, name: str, what: str, *, mode: Literal["livesum", "livemax"] = "livesum") -> Gauge:
+        return Gauge(name, what, registry=self.registry, multiprocess_mode=mode)

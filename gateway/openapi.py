@@ -8,12 +8,12 @@ from gateway.errors import HTTP_CODES, TABLE
 from gateway.openapi_schemas import COMPLETION_EXAMPLE, ERROR_CODES, REQUEST_EXAMPLE, SCHEMAS, STREAM_EXAMPLE, ref
 
 VERSION = "1"
-# Why an endpoint answers with a status, in the order of the status.
-_REASONS = {
+# Why an endpoint answers with a status, in the order of the status. The documentation's table of errors is made of it, too.
+REASONS = {
     400: "The body cannot be parsed or billed; `param` names the field. Not charged.",
     401: "The API key is missing, malformed, unknown, disabled, expired or revoked.",
     402: "The balance does not cover what this request can cost. No model was called.",
-    403: "The key may not call this model, or the model is unavailable.",
+    403: "The model is outside the scope of this key, or cannot be called by anybody at present.",
     404: "There is no such model for this key, or no such endpoint.",
     405: "The endpoint does not answer to this method.",
     408: "The request did not arrive in time.",
@@ -89,7 +89,7 @@ def openapi_document(base_url: str, brand: str) -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key (`sk-…`)."}},
             "schemas": SCHEMAS,
             "headers": HEADERS,
-            "responses": {f"Error{status}": _error(status) for status in _REASONS},
+            "responses": {f"Error{status}": _error(status) for status in REASONS},
         },
     }
 
@@ -180,7 +180,7 @@ def _error(status: int) -> dict[str, Any]:
     codes = ERROR_CODES.get(status, ())
     known = f" Codes: {', '.join(f'`{code}`' for code in codes)}." if codes else ""
     return {
-        "description": _REASONS[status] + known,
+        "description": REASONS[status] + known,
         "headers": _headers(*names),
         "content": {"application/json": {"schema": ref("Error")}},
     }
@@ -190,4 +190,4 @@ def _headers(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-assert {row.status for row in TABLE.values()} | set(HTTP_CODES) | _PASSED_THROUGH == set(_REASONS)
+assert {row.status for row in TABLE.values()} | set(HTTP_CODES) | _PASSED_THROUGH == set(REASONS)

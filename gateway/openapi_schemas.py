@@ -195,7 +195,7 @@ SCHEMAS: dict[str, Any] = {
     "Usage": _USAGE,
     "Model": _MODEL,
     "ModelList": _object(["object", "data"], {"object": {"const": "list"}, "data": _list_of(ref("Model"))}),
-    "Health": _object(["status"], {"status": _text()}),
+    "Health": _object(["status"], {"status": _text(), "limiter": _text()}),
     "Error": _ERROR,
 }
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
+import os
 import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from gateway.settings import Settings
-from models.database import Database, DatabaseUrl, file_lock, open_database, pending_migrations
+from models.database import DatabaseUrl, file_lock, open_database
 from models.errors import DomainError, SetupError
+from models.schema import check_schema
 
 if TYPE_CHECKING:
     from sanic import Sanic
@@ -27,6 +31,8 @@ BACKLOG = 4096
 # Two descriptors a running request: the client's connection and the provider's.
 OPEN_FILES = 65_536
 FIRST, LAST = 1_000, -1_000
+# What running answers have when the main process is gone.
+_ORPHAN_S = 2.0
 
 
 def run_server(
@@ -39,32 +45,89 @@ def run_server(
 ) -> None:
     """Serve until SIGTERM or SIGINT. `banner` gets the address once the server answers.
 
-    `beside` is entered in the server's own event loop before anything else starts, and left after all else has stopped.
-    Raises SetupError when another server has this database, or the port is taken.
+    `beside` is entered in the server's own event loop before anything else starts, and left after all else has stopped;
+    it is for one worker. Raises SetupError when another server has this database, or the port is taken.
     """
     with _only_server(settings.database), _listen(host, port) as listener:
-        from gateway.app import create_app
+        url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}"
 
-        app: Sanic[Any, Any] = create_app(settings)
+        def announce() -> None:
+            if banner is not None:
+                banner(url)
+
+        _write_logs()
+        _allow_open_files()
+        if settings.workers > 1:
+            from gateway.workers import Workers, shared_numbers
+
+            with shared_numbers():
+                Workers(settings, listener, serve_worker).run(announce)
+            return
+        app = _build_app(settings)
         if beside is not None:
             _run_beside(app, beside())
-        if banner is not None:
-            url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}"
-            app.register_listener(lambda _: banner(url), "after_server_start", priority=LAST)
-        app.register_listener(_stop_on_signal, "after_server_start", priority=FIRST)
-        _allow_open_files()
-        _quiet_logs()
-        _write_logs()
-        try:
-            app.run(sock=listener, single_process=True, register_sys_signals=False, motd=False, access_log=False)
-        finally:
-            # All is settled. An impatient second signal must not turn a clean end into a killed process.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
+        app.register_listener(lambda _: announce(), "after_server_start", priority=LAST)
+        _serve(app, listener)
 
 
-async def check_setup(settings: Settings) -> None:
-    """Raises SetupError with the remedy for what this server cannot be started with."""
+def serve_worker(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
+    """One of several workers, in a process of its own; what it says through `pipe` is in `workers.py`."""
+    from gateway.workers import ALIVE, BEAT_S, READY
+
+    _write_logs()
+    app = _build_app(settings)
+
+    # A main process that is frozen reads nothing: what does not fit is left out, and nobody waits for it.
+    os.set_blocking(pipe.fileno(), False)
+
+    def tell(word: str) -> None:
+        with contextlib.suppress(OSError):
+            pipe.send(word)
+
+    async def live(_: Sanic[Any, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        tell(READY)
+
+        def beat() -> None:
+            tell(ALIVE)
+            loop.call_later(BEAT_S, beat)
+
+        def orphaned() -> None:
+            # Nobody will end this worker, and its port is wanted by the next main process.
+            loop.remove_reader(pipe.fileno())
+            app.ctx.gateway.shutdown_s = min(settings.shutdown_s, _ORPHAN_S)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        loop.add_reader(pipe.fileno(), orphaned)
+        beat()
+
+    app.register_listener(live, "after_server_start", priority=LAST)
+    try:
+        _serve(app, listener)
+    except DomainError as error:
+        tell(str(error))
+        sys.exit(2)
+
+
+def _build_app(settings: Settings) -> Sanic[Any, Any]:
+    from gateway.app import create_app
+
+    return create_app(settings)
+
+
+def _serve(app: Sanic[Any, Any], listener: socket.socket) -> None:
+    app.register_listener(_stop_on_signal, "after_server_start", priority=FIRST)
+    _quiet_logs()
+    try:
+        app.run(sock=listener, single_process=True, register_sys_signals=False, motd=False, access_log=False)
+    finally:
+        # All is settled. An impatient second signal must not turn a clean end into a killed process.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+
+async def check_setup(settings: Settings, *, newer: bool = False) -> None:
+    """Raises SetupError with the remedy for what this server cannot be started with; `newer` as `check_schema` has it."""
     if settings.workers > 1 and settings.database.dialect == "sqlite":
         raise SetupError(
             "GATEWAY_WORKERS: SQLite is served by one worker; use PostgreSQL (GATEWAY_DATABASE_URL) and Redis "
@@ -72,18 +135,12 @@ async def check_setup(settings: Settings) -> None:
         )
     if settings.workers > 1 and not settings.redis_url:
         raise SetupError("GATEWAY_REDIS_URL: required with more than one worker, to share limits")
-    if settings.workers > 1:
-        raise SetupError("GATEWAY_WORKERS: this version serves with one worker; set it to 1")
     async with open_database(settings.database, pool=1) as database:
-        await check_schema(database)
+        await check_schema(database, newer=newer)
+    if settings.redis_url:
+        from gateway.limits.shared import check_redis
 
-
-async def check_schema(database: Database) -> None:
-    """Raises SetupError unless every migration is applied."""
-    missing = await pending_migrations(database)
-    if missing:
-        count = f"{len(missing)} migration{'s' if len(missing) > 1 else ''}"
-        raise SetupError(f"the database {database.url.shown} needs {count}; run: gateway migrate")
+        await check_redis(settings.redis_url)
 
 
 @contextlib.contextmanager

@@ -19,14 +19,16 @@ Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], 
 class Settings(BaseSettings):
     """Read from the environment and `.env`; an empty variable is unset. Descriptions are shown by `serve --help`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
 
     database_url: str = Field(DEFAULT_URL, description="sqlite://PATH or postgres://user:password@host:port/name")
     redis_url: str | None = Field(
         None, pattern=r"^rediss?://", description="redis://host:port/0, shares limits between workers"
     )
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     workers: int = Field(1, ge=1, le=256, description="worker processes; more than one needs PostgreSQL and Redis")
     secret_key: SecretStr | None = Field(
         None,
@@ -36,6 +38,24 @@ class Settings(BaseSettings):
     )
     brand: str = Field("SuperTomorrow", description="the name that customers read")
     signup: Literal["closed", "invite", "open"] = Field("closed", description="who may create an account")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s]+$",
+        description="the address that customers use, as https://api.example.com; as they asked for it when absent",
+    )
+    contact: str | None = Field(None, description="an e-mail or web address where customers reach you")
+    stripe_secret_key: SecretStr | None = Field(
+        None, validation_alias="STRIPE_SECRET_KEY", description="with the next one, customers top up by Stripe Checkout"
+    )
+    stripe_webhook_secret: SecretStr | None = Field(
+        None, validation_alias="STRIPE_WEBHOOK_SECRET", description="proves that a payment's news come from Stripe"
+    )
+    stripe_api_url: str | None = Field(
+        None,
+        validation_alias="STRIPE_API_URL",
+        pattern=r"^https?://[^/\s]+$",
+        description="where Stripe's API is answered instead of at Stripe, as by a test",
+    )
     upstream_connect_timeout_s: float = Field(10.0, gt=0, description="to connect to a provider")
     upstream_first_byte_timeout_s: float = Field(120.0, gt=0, description="until a provider's answer begins")
     upstream_idle_timeout_s: float = Field(60.0, gt=0, description="longest silence inside an answer")
@@ -51,7 +71,12 @@ class Settings(BaseSettings):
     body_max_mib: int = Field(32, ge=1, le=1024, description="largest request body")
     cooldown_after: int = Field(3, ge=1, description="failures in a row until a route rests")
     cooldown_s: float = Field(5.0, gt=0, description="first rest of a failing route; doubles up to a minute")
-    spool_dir: Path | None = Field(None, description="where settlements wait while the database is away")
+    database_pool: int = Field(
+        4, ge=1, le=100, description="connections of a worker to PostgreSQL, besides its ledger's"
+    )
+    spool_dir: Path | None = Field(
+        None, description="where settlements wait while PostgreSQL is away; var/spool when absent; keep it on a disk"
+    )
     metrics_allow: Networks = Field(
         (), description="networks that may read /metrics, beside loopback; comma separated, as 10.0.0.0/8"
     )
@@ -68,6 +93,16 @@ class Settings(BaseSettings):
     def database(self) -> DatabaseUrl:
         return parse_url(self.database_url)
 
+    @property
+    def spool_folder(self) -> Path:
+        return project_folder() / (self.spool_dir or Path("var") / "spool")
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    alias = Settings.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + name.upper()
+
 
 def load_settings(**given: object) -> Settings:
     """Settings from the environment, `.env` and `given`. Raises SetupError naming the variable and the remedy."""
@@ -75,10 +110,21 @@ def load_settings(**given: object) -> Settings:
         settings = Settings(_env_file=project_folder() / ".env", **given)  # type: ignore[arg-type,call-arg]
     except ValidationError as error:
         first = error.errors()[0]
-        name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else PREFIX
-        field = Settings.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+        place = str(first["loc"][0]) if first["loc"] else ""
+        known = {key: name for name in Settings.model_fields for key in (name, variable_of(name))}
+        name = variable_of(known[place]) if place in known else PREFIX + place.upper()
+        field = Settings.model_fields.get(known.get(place, ""))
         meaning = f" ({field.description})" if field is not None and field.description else ""
-        shown = "" if name.endswith("SECRET_KEY") else f", got {first['input']!r}"
+        shown = "" if "SECRET" in name else f", got {first['input']!r}"
         raise SetupError(f"{name}: {first['msg']}{shown}{meaning}") from None
     parse_url(settings.database_url)
+    _check_pair(settings, "stripe_secret_key", "stripe_webhook_secret")
     return settings
+
+
+def _check_pair(settings: Settings, *names: str) -> None:
+    """Settings that are of use together only."""
+    missing = [variable_of(name) for name in names if getattr(settings, name) is None]
+    if 0 < len(missing) < len(names):
+        (given,) = {variable_of(name) for name in names}.difference(missing)
+        raise SetupError(f"{missing[0]}: is not set, but {given} is; set both to take payments, or neither")

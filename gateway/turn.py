@@ -205,7 +205,7 @@ class Turn:
                 self.gateway.limiter.correct(admission, tokens)
 
     def _usage_row(self, outcome: str, meters: Meters, estimated: bool) -> tuple[Any, ...]:
-        """The columns of `models.ledger.USAGE_COLUMNS`, in their order."""
+        """The columns of `models.ledger_steps.USAGE_COLUMNS`, in their order."""
         return (
             self.request_id,
             self.at_us,

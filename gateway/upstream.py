@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
 import msgspec
 from aiohttp.abc import AbstractCookieJar
+from aiohttp.client_proto import ResponseHandler
 
 from gateway.catalog import Route
 from gateway.settings import Settings
@@ -34,8 +36,38 @@ class AttemptFailed(Exception):
         self.retry_after_s = retry_after_s
 
 
+class _Protocol(ResponseHandler):
+    """Looks at the clock when its timer fires, where the client library sets a new timer for every packet of a stream."""
+
+    def _reschedule_timeout(self) -> None:
+        self._heard_at = self._loop.time()
+        if self._read_timeout_handle is None and self._read_timeout:
+            self._read_timeout_handle = self._loop.call_later(self._read_timeout, self._on_read_timeout)
+
+    def _on_read_timeout(self) -> None:
+        self._read_timeout_handle = None
+        left_s = self._heard_at + (self._read_timeout or 0.0) - self._loop.time()
+        if left_s <= 0:
+            super()._on_read_timeout()
+        elif self._read_timeout:
+            self._read_timeout_handle = self._loop.call_later(left_s, self._on_read_timeout)
+
+    def allow_silence(self, seconds: float) -> None:
+        """From now on; a body that is whole already waits for nothing."""
+        waits = self._read_timeout_handle is not None
+        self._drop_timeout()
+        self.read_timeout = seconds
+        if waits:
+            self._reschedule_timeout()
+
+
 class _Connector(aiohttp.TCPConnector):
     """Remembers whether a request got a connection that had served before: only such a one can have died unnoticed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        factory: Any = functools.partial(_Protocol, loop=self._loop)
+        self._factory = factory
 
     async def connect(self, *args: Any, **options: Any) -> Any:
         connection = await super().connect(*args, **options)
@@ -82,8 +114,8 @@ class Upstream:
         if stream and response.content_type != "text/event-stream":
             response.close()
             raise AttemptFailed(f"{response.content_type} where an event stream was asked for", status=200)
-        if response.connection is not None and response.connection.protocol is not None:
-            response.connection.protocol.read_timeout = self._idle_s
+        if response.connection is not None and isinstance(response.connection.protocol, _Protocol):
+            response.connection.protocol.allow_silence(self._idle_s)
         return response
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:

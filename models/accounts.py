@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import secrets
@@ -10,16 +9,17 @@ from typing import Any
 
 import msgspec
 
-from models.changes import ACCOUNT, operator_write
+from models.changes import ACCOUNT, OperatorWrite, operator_write
 from models.checks import check_text
 from models.database import Database
 from models.errors import AlreadyExists, BadInput, NotFound
 from models.ids import DAY_US
 from models.money import FIRST_CUSTOMER
+from models.passwords import hash_new_password
 from models.records import Account, User
-from models.secrets import hash_password
 
-LEAST_PASSWORD, MOST_PASSWORD = 8, 1_000
+# Whoever had their data deleted is called by an address here, which nobody can take.
+NOBODYS = "@deleted.invalid"
 # Whether a mailbox exists only a mail can tell; this refuses what cannot be an address.
 _EMAIL = re.compile(r"[^@\s<>()\",;:\\]+@[^@\s<>()\",;:\\]+")
 
@@ -38,14 +38,21 @@ async def create_account(
 ) -> AccountInfo:
     """A new account with one login. Without a password its owner chooses one through a reset link."""
     address = clean_email(email)
-    shown = check_text(address if name is None else name, field="name", most=200)
+    shown = clean_name(address if name is None else name)
     password_hash = None if password is None else await hash_new_password(password)
     async with operator_write(database, operator) as write:
-        if await User.filter(email=address).exists():
-            raise AlreadyExists(f"email: {address} already has an account", field="email")
-        account = await Account.create(name=shown, created_us=write.at_us)
-        await User.create(account_id=account.id, email=address, password_hash=password_hash, created_us=write.at_us)
-        await write.audit("account.create", _subject(address), after={"account_id": account.id, "name": shown})
+        return await add_account(write, address, shown, password_hash)
+
+
+async def add_account(write: OperatorWrite, address: str, shown: str, password_hash: str | None) -> AccountInfo:
+    """The account and its login, within a write. Raises AlreadyExists; `address` and `shown` are clean."""
+    if address.endswith(NOBODYS):
+        raise BadInput(f"email: {address} can be nobody's address", field="email")
+    if await User.filter(email=address).exists():
+        raise AlreadyExists(f"email: {address} already has an account", field="email")
+    account = await Account.create(name=shown, created_us=write.at_us)
+    await User.create(account_id=account.id, email=address, password_hash=password_hash, created_us=write.at_us)
+    await write.audit("account.create", subject(account.id), after={"login": password_hash is not None})
     return AccountInfo(account.id, address, shown)
 
 
@@ -76,7 +83,7 @@ async def make_reset_link(database: Database, operator: str, email: str) -> str:
         account = await find_account(database, email)
         until_us = write.at_us + DAY_US
         await User.filter(email=account.email).update(reset_hash=hash_reset_token(token), reset_until_us=until_us)
-        await write.audit("account.reset_link", _subject(account.email), after={"reset_until_us": until_us})
+        await write.audit("account.reset_link", subject(account.id), after={"reset_until_us": until_us})
     return f"/reset/{token}"
 
 
@@ -92,6 +99,11 @@ async def balance_rows(database: Database) -> list[dict[str, Any]]:
     )
 
 
+def subject(account_id: int) -> str:
+    """How the audit log names an account: it keeps no address, which its owner may have deleted."""
+    return f"account {account_id}"
+
+
 def clean_email(value: object) -> str:
     """The address in lower case. Raises BadInput for what cannot be one."""
     address = check_text(value, field="email", most=254).lower()
@@ -100,15 +112,9 @@ def clean_email(value: object) -> str:
     return address
 
 
-async def hash_new_password(password: object) -> str:
-    """Checked, then hashed in a thread: it takes about 0.1 s on purpose."""
-    if not isinstance(password, str) or not LEAST_PASSWORD <= len(password) <= MOST_PASSWORD:
-        raise BadInput(f"password: must have {LEAST_PASSWORD} to {MOST_PASSWORD} characters", field="password")
-    try:
-        password.encode()
-    except UnicodeEncodeError:
-        raise BadInput("password: has characters that cannot be encoded", field="password") from None
-    return await asyncio.to_thread(hash_password, password)
+def clean_name(value: object) -> str:
+    """How an account is called. Raises BadInput for what is empty, too long or has control characters."""
+    return check_text(value, field="name", most=200)
 
 
 def hash_reset_token(token: str) -> str:
@@ -125,13 +131,9 @@ async def _set_suspended(database: Database, operator: str, email: str, *, suspe
         await write.changed(ACCOUNT, account.id)
         await write.audit(
             "account.suspend" if suspended else "account.resume",
-            _subject(account.email),
+            subject(account.id),
             reason=reason,
             before={"suspended": account.suspended},
             after={"suspended": suspended},
         )
     return msgspec.structs.replace(account, suspended=suspended)
-
-
-def _subject(email: str) -> str:
-    return f"account {email}"

@@ -10,7 +10,7 @@ import msgspec
 from models.changes import CATALOG, operator_write
 from models.checks import check_choice, check_text, check_whole
 from models.database import Database
-from models.errors import AlreadyExists, BadInput, NotFound
+from models.errors import AlreadyExists, BadInput, NotFound, SetupError
 from models.records import CatalogModel, Provider
 from models.secrets import Seal
 
@@ -80,10 +80,16 @@ async def add_provider(
 async def set_credential(
     database: Database, operator: str, provider: str, *, api_key: str, seal: Seal, reason: str = ""
 ) -> None:
-    """Replace the key that we call the provider with. The audit log says that it changed, never what it is."""
-    credential = seal.close(_clean_credential(api_key))
+    """Replace the key that we call the provider with. The audit log says that it changed, never what it is.
+
+    The same one again changes nothing.
+    """
+    text = _clean_credential(api_key)
+    credential = seal.close(text)
     async with operator_write(database, operator) as write:
         row = await find_provider(provider)
+        if _opened(seal, (await Provider.get(id=row.id)).credential) == text:
+            return
         await Provider.filter(id=row.id).update(credential=credential)
         await write.changed(CATALOG)
         await write.audit("provider.set_credential", f"provider {row.name}", reason=reason)
@@ -203,6 +209,14 @@ def clean_base_url(value: object) -> str:
 
 def _clean_credential(api_key: object) -> str:
     return check_text(api_key, field="api_key", most=4_000, spaces=False)
+
+
+def _opened(seal: Seal, sealed: str) -> str | None:
+    """None when it was sealed under a secret that is lost: setting the credentials again is the remedy."""
+    try:
+        return seal.open(sealed)
+    except SetupError:
+        return None
 
 
 def _clean_flag(value: object) -> bool:

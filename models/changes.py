@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -12,11 +13,15 @@ from tortoise.backends.base.client import TransactionalDBClient
 
 from models.database import CHANGE_LOCK_ID, Database
 from models.ids import now_us
-from models.records import Audit, Change
+from models.records import Audit, Change, User
 
 # What a worker must look at again: the whole catalog snapshot, one key, or all keys of one account.
 CATALOG, KEY, ACCOUNT, LIMITS = "catalog", "key", "account", "limits"
 NO_HASH = "0" * 64
+# What either database takes as the values of one statement.
+_CHUNK = 5_000
+# An e-mail address, or what may be one: `ada@localhost` is somebody's, `claude@20250101` is a model's name.
+_ADDRESS = re.compile(r"(account )?([^\s@<>()\",;:\\]+)@([\w.-]+\.[^\W\d_]{2,}|[\w-]+)")
 
 
 class OperatorWrite:
@@ -34,19 +39,39 @@ class OperatorWrite:
     async def audit(
         self, action: str, subject: str, *, reason: str = "", before: object = None, after: object = None
     ) -> None:
-        """Append who, what, why, before and after to the chain."""
+        """Append who, what, why, before and after to the chain; e-mail addresses in it become `account 1001`."""
         last = await Audit.all().order_by("-id").first()
+        told = {"subject": subject, "reason": reason, "before": before, "after": after}
         row: dict[str, Any] = {
             "at_us": self.at_us,
             "operator": self.operator,
             "action": action,
-            "subject": subject,
-            "reason": reason,
-            "before": before,
-            "after": after,
+            **await self.without_addresses(told),
             "previous_hash": last.hash if last else NO_HASH,
         }
         await Audit.create(**row, hash=audit_hash(row))
+
+    async def without_addresses(self, value: Any) -> Any:
+        """`value`, a text or JSON of texts, with every e-mail address replaced by its account's id.
+
+        Rows that can never be changed outlive their customers, who may have their data deleted.
+        """
+        matches = [match for text in _texts(value) for match in _ADDRESS.finditer(text)]
+        if not matches:
+            return value
+        maybe = sorted({address for match in matches for _, address in _addresses(match)})
+        ids: dict[str, int] = {}
+        for start in range(0, len(maybe), _CHUNK):
+            some = maybe[start : start + _CHUNK]
+            ids |= dict(await User.filter(email__in=some).values_list("email", "account_id"))
+
+        def replaced(match: re.Match[str]) -> str:
+            for start, address in _addresses(match):
+                if address in ids:
+                    return f"{(match[1] or '') if start else ''}{match[2][:start]}account {ids[address]}"
+            return f"{match[1] or ''}[an address]" if "." in match[3] else match[0]
+
+        return _rewritten(value, replaced)
 
 
 def audit_hash(row: dict[str, Any]) -> str:
@@ -63,5 +88,31 @@ async def operator_write(database: Database, operator: str) -> AsyncIterator[Ope
     """
     async with database.transaction() as transaction:
         if database.dialect == "postgres":
+            # A notebook that is gone in the middle must not keep an account from its customer until TCP notices.
+            await transaction.execute_query("SET LOCAL idle_in_transaction_session_timeout = '10s'")
             await transaction.execute_query(f"SELECT pg_advisory_xact_lock({CHANGE_LOCK_ID})")
         yield OperatorWrite(transaction, operator, now_us())
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _rewritten(value: Any, replaced: Callable[[re.Match[str]], str]) -> Any:
+    if isinstance(value, str):
+        return _ADDRESS.sub(replaced, value)
+    if isinstance(value, Mapping):
+        return {name: _rewritten(part, replaced) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rewritten(part, replaced) for part in value]
+    return value
+
+
+def _addresses(match: re.Match[str]) -> Iterator[tuple[int, str]]:
+    """All that the match may end with, the longest first: `welcome-ada@example.com` may be a key made for Ada."""
+    starts = [0, *(found.end() for found in re.finditer(r"[\W_]", match[2]))]
+    return ((start, f"{match[2][start:]}@{match[3]}".lower()) for start in starts)

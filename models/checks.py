@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from models.errors import BadInput
 
 MOST_BIGINT = 2**62
+# Names of transfers that `vouchers.py` and `topups.py` make: whoever used one first would keep its voucher from its holder.
+RESERVED_KEYS = ("voucher:", "stripe:", "rerating:")
 
 
 def check_text(value: object, *, field: str, most: int, spaces: bool = True, lines: bool = False) -> str:
@@ -40,6 +42,14 @@ def check_choice(value: object, *, field: str, choices: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise BadInput(f"{field}: must be one of {', '.join(known)}, got {value!r}", field=field)
     return value
+
+
+def check_grant_key(value: object) -> str:
+    """The name under which an operator moves credits once. Raises BadInput for names that are made by ourselves."""
+    key = check_text(value, field="grant_key", most=200)
+    if key.startswith(RESERVED_KEYS):
+        raise BadInput(f"grant_key: {', '.join(RESERVED_KEYS)} begin keys of ours; choose another", field="grant_key")
+    return key
 
 
 def check_reason(value: object) -> str:

@@ -11,22 +11,44 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+import asyncpg
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.context import TortoiseContext
-from tortoise.exceptions import BaseORMException
-from tortoise.migrations.executor import MigrationExecutor
+from tortoise.exceptions import DBConnectionError, OperationalError
 
 from models.errors import SetupError
+from models.ids import now_us
 from models.protections import protect
 
 DEFAULT_URL = "sqlite://var/gateway.db"
 BUSY_TIMEOUT_MS = 5_000
+CONNECT_WITHIN_S = 5.0
+SSL_MODES = ("disable", "prefer", "allow", "require", "verify-ca", "verify-full")
+# What a database says when it is not itself: going down, coming up, full, or another server since a failover.
+AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresSystemError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    DBConnectionError,
+    OSError,
+    TimeoutError,
+)
 # Any constant will do; it must only be the same in every version of this program.
 MIGRATION_LOCK_ID = 7_205_759_401
 CHANGE_LOCK_ID = 7_205_759_402
+PARTITION_LOCK_ID = 7_205_759_403
+ROLLUP_LOCK_ID = 7_205_759_404
 
 
 @dataclass(frozen=True)
@@ -51,7 +73,12 @@ def parse_url(text: str) -> DatabaseUrl:
             _ = urlsplit(text).port
         except ValueError as error:
             raise SetupError(f"GATEWAY_DATABASE_URL: {error}") from None
-        return DatabaseUrl("postgres" + text[len(scheme) :], "postgres", None)
+        url = DatabaseUrl("postgres" + text[len(scheme) :], "postgres", None)
+        if not postgres_options(url)["database"]:
+            raise SetupError(
+                "GATEWAY_DATABASE_URL: names no database, as in postgres://user:password@host:5432/gateway"
+            )
+        return url
     if scheme == "sqlite":
         name = unquote(text[len("sqlite://") :].split("?", maxsplit=1)[0])
         if not name or name == ":memory:":
@@ -100,8 +127,20 @@ class Database:
         parts = query.split("?")
         return "".join(part + (f"${i + 1}" if i < len(parts) - 1 else "") for i, part in enumerate(parts))
 
+    async def reconnect(self) -> None:
+        """Forget every connection of the pool, whatever it waits for, and make new ones."""
+        client: Any = self.connection
+        pool, client._pool = getattr(client, "_pool", None), None
+        if pool is not None:
+            pool.terminate()
+
     async def close(self) -> None:
         await self.context.connections.close_all()
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether trying again later may help, because it is the database that is away or locked, and not our statement."""
+    return isinstance(error, AWAY) or (isinstance(error, OperationalError) and "locked" in str(error))
 
 
 @contextlib.asynccontextmanager
@@ -119,10 +158,51 @@ async def open_database(url: DatabaseUrl, *, create: bool = False, pool: int = 1
             await database.close()
 
 
+@contextlib.asynccontextmanager
+async def open_snapshot(database: Database) -> AsyncIterator[Database]:
+    """The database as it stands now, to be read by this task alone, whatever is written meanwhile.
+
+    SQLite has a connection of its own for it (in 5 ms), as the shared one would have to keep writers out.
+    """
+    if database.dialect == "sqlite":
+        async with open_database(database.url) as reader:
+            await reader.connection.execute_query("BEGIN")
+            yield reader
+            await reader.connection.execute_query("ROLLBACK")
+    else:
+        async with database.transaction() as transaction:
+            await transaction.execute_query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            # Compiling a query's expressions takes longer than running all of the queries that are asked here.
+            await transaction.execute_query("SET LOCAL jit = off")
+            yield database
+
+
+@contextlib.asynccontextmanager
+async def by_index(snapshot: Database) -> AsyncIterator[None]:
+    """Meanwhile PostgreSQL looks up few rows among many by index, whatever its statistics tell it to expect."""
+    if snapshot.dialect == "sqlite":
+        yield
+        return
+    for value in ("off", "on"):
+        for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin"):
+            await snapshot.connection.execute_query(f"SET LOCAL {setting} = {value}")
+        if value == "off":
+            yield
+
+
 async def connect(
-    url: DatabaseUrl, context: TortoiseContext, *, create: bool = False, pool: int = 10, everywhere: bool = False
+    url: DatabaseUrl,
+    context: TortoiseContext,
+    *,
+    create: bool = False,
+    pool: int = 10,
+    everywhere: bool = False,
+    command_timeout_s: float | None = None,
 ) -> Database:
-    """Open into `context`. `everywhere` makes it the context of every task of the process (a server has only one)."""
+    """Open into `context`. `everywhere` makes it the context of every task of the process (a server has only one).
+
+    `command_timeout_s` bounds each statement on PostgreSQL; SQLite has its busy timeout.
+    """
     if url.path is not None:
         if create:
             url.path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +211,8 @@ async def connect(
     # Tortoise keeps statements for the whole process, but the two kinds of database write placeholders differently.
     EXECUTOR_CACHE.clear()
     with context if everywhere else contextlib.nullcontext():
-        await context.init(config=tortoise_config(url, pool=pool), _enable_global_fallback=everywhere)
+        config = tortoise_config(url, pool=pool, command_timeout_s=command_timeout_s)
+        await context.init(config=config, _enable_global_fallback=everywhere)
     database = Database(url, context)
     if url.path is not None:
         # Tortoise opens the file at the first query, and waits for ever at the second one if that failed.
@@ -143,7 +224,27 @@ async def connect(
     return database
 
 
-def tortoise_config(url: DatabaseUrl, *, pool: int = 10) -> dict[str, Any]:
+def postgres_options(url: DatabaseUrl) -> dict[str, Any]:
+    """What asyncpg needs to connect, from the URL; `?sslmode=require` and the like are passed on."""
+    parts = urlsplit(url.text)
+    options: dict[str, Any] = {
+        "host": parts.hostname or "127.0.0.1",
+        "port": parts.port or 5432,
+        "user": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "database": unquote(parts.path.lstrip("/")),
+    }
+    for name, value in parse_qsl(parts.query):
+        if name != "sslmode" or value not in SSL_MODES:
+            raise SetupError(
+                f"GATEWAY_DATABASE_URL: {name}={value} is not understood; only sslmode may follow the name, "
+                f"one of {', '.join(SSL_MODES)}"
+            )
+        options["ssl"] = value
+    return options
+
+
+def tortoise_config(url: DatabaseUrl, *, pool: int = 10, command_timeout_s: float | None = None) -> dict[str, Any]:
     if url.path is not None:
         connection: dict[str, Any] = {
             "engine": "models.sqlite_engine",
@@ -155,17 +256,16 @@ def tortoise_config(url: DatabaseUrl, *, pool: int = 10) -> dict[str, Any]:
             },
         }
     else:
-        parts = urlsplit(url.text)
         connection = {
             "engine": "tortoise.backends.asyncpg",
             "credentials": {
-                "host": parts.hostname or "127.0.0.1",
-                "port": parts.port or 5432,
-                "user": unquote(parts.username or ""),
-                "password": unquote(parts.password or ""),
-                "database": parts.path.lstrip("/"),
-                "minsize": 1,
+                **postgres_options(url),
+                "minsize": 0,
                 "maxsize": pool,
+                "timeout": CONNECT_WITHIN_S,
+                "command_timeout": command_timeout_s,
+                # Idle connections are kept: the change feed and the heartbeat use them all the time.
+                "max_inactive_connection_lifetime": 0,
             },
         }
     return {
@@ -184,27 +284,21 @@ def tortoise_config(url: DatabaseUrl, *, pool: int = 10) -> dict[str, Any]:
 
 
 async def migrate(url: DatabaseUrl) -> list[str]:
-    """Bring the schema up to date and return the names of the migrations applied now. Safe to run twice and at once."""
+    """Bring the schema up to date and return the names of the migrations applied now. Safe to run twice and at once.
+
+    Raises SetupError when a newer version has migrated it; nothing is changed then.
+    """
+    from models.partitions import make_partitions
+    from models.schema import check_not_newer, executor
+
     async with _one_at_a_time(url), open_database(url, create=True) as database:
-        executor = _executor(database)
-        names = [step.migration.name for step in await executor.plan()]
-        await executor.migrate()
+        await check_not_newer(database)
+        steps = executor(database)
+        names = [step.migration.name for step in await steps.plan()]
+        await steps.migrate()
         await protect(database.connection)
+        await make_partitions(database, now_us())
         return names
-
-
-async def pending_migrations(database: Database) -> list[str]:
-    """Names of the migrations that the database still needs. Reads only."""
-    try:
-        # The plan takes a database that cannot be reached for an empty one.
-        await database.rows("SELECT 1")
-        return [step.migration.name for step in await _executor(database).plan()]
-    except (BaseORMException, OSError) as error:
-        raise SetupError(f"GATEWAY_DATABASE_URL: cannot read the database {database.url.shown}: {error}") from error
-
-
-def _executor(database: Database) -> MigrationExecutor:
-    return MigrationExecutor(database.connection, tortoise_config(database.url)["apps"])
 
 
 @contextlib.asynccontextmanager

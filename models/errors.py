@@ -18,6 +18,7 @@ DomainError
 ├── UpstreamRejected         the provider says that the request itself is wrong (400, 413, 422)
 ├── LedgerUnavailable        our own database is away or locked
 └── SetupError               settings or database not ready; the message names the remedy
+    └── MissingRights        the database role may not do what was asked of it
 """
 
 from __future__ import annotations
@@ -119,3 +120,7 @@ class LedgerUnavailable(DomainError):
 
 class SetupError(DomainError):
     """Settings or database are not ready; the message is one line that names the remedy."""
+
+
+class MissingRights(SetupError):
+    """The database role may not do that, such as creating or dropping tables."""

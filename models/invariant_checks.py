@@ -1,28 +1,27 @@
 """Owns how each invariant is checked: a function of a snapshot that says whether it holds, and the figures behind that.
 
-What is checked row by row is read in bounded pieces; everything else is counted by the database.
+What is checked row by row is read in bounded pieces; everything else is counted by the database. Charges against prices:
+`charge_check.py`.
 """
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from models.changes import NO_HASH, audit_hash
+from models.audit import verify_audit
 from models.database import Database
-from models.keys import subject
+from models.day_repair import unequal_days
+from models.ids import to_datetime
+from models.key_scope import subject
 from models.money import FIRST_CUSTOMER, REVENUE, WRITEOFF
-from models.prices import Meters, PriceVersion, price_from_row
 from models.protections import INDEXES, triggers
 from models.records import Audit
-from models.usage import lowest_id
+from models.rollups import rolled_until
 
-PAGE = 5_000
 # SQLite's SUM fails beyond 64 bits, and the system accounts may grow beyond them: sums are taken in two parts.
 _PART = 1_000_000_000
 # Two machines' clocks may differ by this much; a revoked key that was heeded later than this is a fault.
 REVOKE_GRACE_US = 5_000_000
-# So many faults of a kind are spelled out; the others are counted.
-SHOWN = 3
 
 Verdict: TypeAlias = tuple[bool, str]
 
@@ -82,39 +81,6 @@ async def captures_have_their_charge(snapshot: Database) -> Verdict:
     wrong = [f"{stray} charges without a captured hold of that account"] if stray else []
     wrong += [f"{unlike} usage records whose charge is not their transfer"] if unlike else []
     return _verdict(wrong, f"{await _count(snapshot, 'FROM transfer WHERE request_id IS NOT NULL')} transfers")
-
-
-async def charges_are_price_times_tokens(snapshot: Database) -> Verdict:
-    prices: dict[int, PriceVersion] = {}
-    wrong: list[str] = []
-    last, checked, estimated, faults = lowest_id(0), 0, 0, 0
-    first = await snapshot.rows("SELECT request_id FROM usage ORDER BY request_id LIMIT 1")
-    while page := await snapshot.rows(
-        "SELECT u.request_id, u.estimated, u.fresh_tokens, u.cached_tokens, u.cache_write_tokens, u.output_tokens,"
-        " u.charge_nano + u.writeoff_nano AS asked_nano, u.price_id, h.price_id AS pinned_id, h.at_us, h.amount_nano"
-        " FROM usage u LEFT JOIN hold h ON h.request_id = u.request_id"
-        " WHERE u.request_id > ? ORDER BY u.request_id LIMIT ?",
-        [last, PAGE],
-    ):
-        await _learn_prices(snapshot, prices, {row["pinned_id"] for row in page})
-        for row in page:
-            fault = _charge_fault(row, prices)
-            faults += fault is not None
-            if fault is not None and faults <= SHOWN:
-                wrong.append(f"request {row['request_id']}: {fault}")
-            estimated += bool(row["estimated"])
-        last, checked = str(page[-1]["request_id"]), checked + len(page)
-    # Usage is kept by months, transfers for ever: only charges since the oldest kept record must have one.
-    bare = await _count(
-        snapshot,
-        "FROM transfer t LEFT JOIN usage u ON u.request_id = t.request_id"
-        " WHERE t.request_id >= ? AND t.request_id IS NOT NULL AND u.request_id IS NULL",
-        [str(first[0]["request_id"]) if first else lowest_id(0)],
-    )
-    wrong += [f"{faults - SHOWN} more"] if faults > SHOWN else []
-    wrong += [f"{bare} charges without a usage record"] if bare else []
-    since = f" since request {first[0]['request_id']}" if first else ""
-    return _verdict(wrong, f"{checked} requests{since}, {estimated} of them estimated")
 
 
 async def refusals_moved_nothing(snapshot: Database) -> Verdict:
@@ -193,41 +159,26 @@ async def revoked_keys_admit_nothing(snapshot: Database) -> Verdict:
 
 
 async def audit_log_is_whole(snapshot: Database) -> Verdict:
-    previous, last, count = NO_HASH, 0, 0
-    while rows := await Audit.filter(id__gt=last).order_by("id").limit(PAGE):
-        for row in rows:
-            names = ("at_us", "operator", "action", "subject", "reason", "before", "after", "previous_hash")
-            if row.previous_hash != previous or row.hash != audit_hash({name: getattr(row, name) for name in names}):
-                return False, f"the chain breaks at row {row.id}"
-            previous, last, count = row.hash, row.id, count + 1
-    return True, f"{count} rows"
+    check = await verify_audit(snapshot)
+    return check.ok, check.detail or f"{check.rows} rows"
+
+
+async def days_are_their_records(snapshot: Database) -> Verdict:
+    """Of days whose records are kept."""
+    until_us = (await rolled_until(snapshot)).until_us
+    rows = await unequal_days(snapshot, most=10)
+    wrong = [f"{to_datetime(row['day_us']):%Y-%m-%d} of account {row['account_id']}" for row in rows]
+    fine = f"rolled up until {to_datetime(until_us):%Y-%m-%d}" if until_us else "no day is rolled up"
+    remedy = "sum them again with: gateway reconcile --sum-days"
+    return not wrong, f"not the sums of their records: {', '.join(wrong)}; {remedy}" if wrong else fine
 
 
 async def no_settlement_waits(snapshot: Database) -> Verdict:
-    waiting = await _count(snapshot, "FROM quarantine")
+    waiting = await _count(snapshot, "FROM quarantine WHERE closed_us IS NULL")
     return waiting == 0, f"{waiting} settlements in quarantine"
 
 
 # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _charge_fault(row: dict[str, Any], prices: dict[int, PriceVersion]) -> str | None:
-    """What is wrong with one request's charge, or None."""
-    price = prices.get(row["pinned_id"])
-    if price is None or row["pinned_id"] != row["price_id"] or price.effective_us > row["at_us"]:
-        return f"was not charged by the price pinned at its hold ({row['price_id']})"
-    if row["estimated"]:
-        above = row["asked_nano"] - row["amount_nano"]
-        return f"was estimated {above} nano above its hold" if above > 0 else None
-    meters = Meters(row["fresh_tokens"], row["cached_tokens"], row["cache_write_tokens"], row["output_tokens"])
-    right = price.charge_nano(meters, row["at_us"])
-    return None if row["asked_nano"] == right else f"was charged {row['asked_nano']} nano, its tokens cost {right}"
-
-
-async def _learn_prices(snapshot: Database, prices: dict[int, PriceVersion], ids: set[int | None]) -> None:
-    for id_ in ids.difference(prices):
-        for row in await snapshot.rows("SELECT * FROM price WHERE id = ?", [id_]):
-            prices[row["id"]] = price_from_row(row)
 
 
 def _models_in(side: Any) -> list[str]:

@@ -1,18 +1,18 @@
 """Owns the invariants of the money: a list of checks over one snapshot, so they hold or not under full load too.
 
-Numbers 1 to 10 are the design's; 11 is the audit log's chain and 12 the settlements kept for a person to look at. How
-each is checked is `invariant_checks.py`.
+Numbers 1 to 10 are the design's; 11 is the audit log's chain, 12 the settlements kept for a person to look at, and 13 the
+roll-ups by day. How each is checked is `invariant_checks.py` and, for charges, `charge_check.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from models import invariant_checks as checks
-from models.database import Database, open_database
+from models.charge_check import charges_are_price_times_tokens
+from models.database import Database, open_snapshot
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 async def check_invariants(database: Database) -> list[Finding]:
     """Check all of them over one snapshot, on a connection of its own. Reads only."""
-    async with _snapshot(database) as snapshot:
+    async with open_snapshot(database) as snapshot:
         found = []
         for number, (name, check) in enumerate(CHECKS.items(), 1):
             ok, detail = await check(snapshot)
@@ -34,24 +34,11 @@ async def check_invariants(database: Database) -> list[Finding]:
         return found
 
 
-@contextlib.asynccontextmanager
-async def _snapshot(database: Database) -> AsyncIterator[Database]:
-    async with open_database(database.url, pool=1) as reader:
-        if reader.dialect == "sqlite":
-            await reader.connection.execute_query("BEGIN")
-            yield reader
-            await reader.connection.execute_query("ROLLBACK")
-        else:
-            async with reader.transaction() as transaction:
-                await transaction.execute_query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                yield reader
-
-
 CHECKS: dict[str, Callable[[Database], Awaitable[checks.Verdict]]] = {
     "all balances add up to zero": checks.books_balance,
     "balances are the sums of their transfers, held of open holds": checks.balances_are_their_transfers,
     "a captured hold has its one charge, and no other hold has one": checks.captures_have_their_charge,
-    "every charge is tokens × pinned price": checks.charges_are_price_times_tokens,
+    "every charge is tokens × pinned price": charges_are_price_times_tokens,
     "what failed or was refused moved no money": checks.refusals_moved_nothing,
     "every call was in its key's scope": checks.calls_were_in_scope,
     "later edits change no past charge": checks.history_is_guarded,
@@ -60,4 +47,5 @@ CHECKS: dict[str, Callable[[Database], Awaitable[checks.Verdict]]] = {
     "a revoked key admits nothing": checks.revoked_keys_admit_nothing,
     "the audit log is whole": checks.audit_log_is_whole,
     "no settlement is in quarantine": checks.no_settlement_waits,
+    "days that are rolled up are the sums of their records": checks.days_are_their_records,
 }

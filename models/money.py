@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from models.errors import BadInput, Conflict, DomainError, InsufficientCredits, NotFound
+from models.errors import BadInput, Conflict, DomainError, InsufficientCredits, LedgerUnavailable, NotFound
 
 ISSUED, REVENUE, WRITEOFF, CASH = 1, 2, 3, 4
 SYSTEM_ACCOUNTS = {ISSUED: "issued", REVENUE: "revenue", WRITEOFF: "writeoff", CASH: "cash"}
@@ -148,11 +148,15 @@ class TransferRow(msgspec.Struct, frozen=True):
 
 
 class Book(msgspec.Struct):
-    """The touched accounts, the holds that the commands name, and the grants already made under their keys."""
+    """The touched accounts, the holds that the commands name, and the grants already made under their keys.
+
+    `epochs` are those known to be open. None where nobody can end another's epoch: then none is looked at.
+    """
 
     purses: dict[int, Purse] = {}
     holds: dict[str, HoldState] = {}
     grants: dict[str, TransferRow] = {}
+    epochs: set[int] | None = None
 
 
 class Effects(msgspec.Struct):
@@ -160,9 +164,10 @@ class Effects(msgspec.Struct):
 
     outcomes: list[Outcome] = []
     holds: list[HoldRow] = []
-    ends: list[tuple[str, int, str]] = []  # (status, ended_us, request_id)
+    ends: dict[str, tuple[str, int, str]] = {}  # by request id: (status, ended_us, the status it had before)
     transfers: list[TransferRow] = []
     usages: list[tuple[Any, ...]] = []  # usage rows, ending with (charge_nano, writeoff_nano)
+    late: set[str] = set()  # requests whose hold had expired: the day of their usage may be rolled up already
     touched: set[int] = set()
 
 
@@ -189,6 +194,9 @@ def _place(book: Book, command: Place, effects: Effects) -> Outcome:
         if known.status != OPEN:
             raise Conflict(f"request {command.request_id} was settled before it was placed")
         return Held(known.amount_nano)
+    if book.epochs is not None and command.epoch_id not in book.epochs:
+        # Recovery took this worker for dead, and nobody would give back what it holds now.
+        return LedgerUnavailable("the epoch of this worker is over")
     purse = _purse(book, command.account_id)
     available = purse.available_nano
     if available < command.least_nano:
@@ -214,6 +222,8 @@ def _capture(book: Book, command: Capture, effects: Effects) -> Outcome:
     purse = _purse(book, hold.account_id)
     if hold.status == OPEN:
         purse.held_nano -= hold.amount_nano
+    else:
+        effects.late.add(command.request_id)
     # After the hold is given back, what is available is the hold and everything else that nobody holds.
     taken = min(command.charge_nano, purse.available_nano)
     writeoff = command.charge_nano - taken
@@ -227,8 +237,8 @@ def _capture(book: Book, command: Capture, effects: Effects) -> Outcome:
         effects.transfers.append(
             TransferRow(WRITEOFF, REVENUE, writeoff, "writeoff", command.at_us, request_id=command.request_id)
         )
-    hold.status, hold.charged_nano, hold.writeoff_nano = CAPTURED, taken, writeoff
-    effects.ends.append((CAPTURED, command.at_us, command.request_id))
+    _end(hold, CAPTURED, command, effects)
+    hold.charged_nano, hold.writeoff_nano = taken, writeoff
     if command.usage is not None:
         effects.usages.append((*command.usage, taken, writeoff))
     return Settled(taken, writeoff)
@@ -240,11 +250,16 @@ def _release(book: Book, command: Release, effects: Effects) -> Outcome:
         return Settled(hold.charged_nano, hold.writeoff_nano, repeated=True)
     _purse(book, hold.account_id).held_nano -= hold.amount_nano
     effects.touched.add(hold.account_id)
-    hold.status = EXPIRED if command.expired else RELEASED
-    effects.ends.append((hold.status, command.at_us, command.request_id))
+    _end(hold, EXPIRED if command.expired else RELEASED, command, effects)
     if command.usage is not None:
         effects.usages.append((*command.usage, 0, 0))
     return Settled(0, 0)
+
+
+def _end(hold: HoldState, status: str, command: Capture | Release, effects: Effects) -> None:
+    *_, before = effects.ends.get(command.request_id, (hold.status,))
+    effects.ends[command.request_id] = (status, command.at_us, before)
+    hold.status = status
 
 
 def _move(book: Book, command: Move, effects: Effects) -> Outcome:

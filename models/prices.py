@@ -84,13 +84,14 @@ class PriceVersion(msgspec.Struct, frozen=True):
     tiers: tuple[Tier, ...]
     windows: tuple[Window, ...] = ()
 
+    def window_at(self, at_us: int) -> Window | None:
+        """The window that a request held at that moment falls into, if any."""
+        minute = at_us // 60_000_000 % MINUTES_PER_DAY
+        return next((window for window in self.windows if window.covers(minute)), None)
+
     def tiers_at(self, at_us: int) -> tuple[Tier, ...]:
-        if self.windows:
-            minute = at_us // 60_000_000 % MINUTES_PER_DAY
-            for window in self.windows:
-                if window.covers(minute):
-                    return window.tiers
-        return self.tiers
+        window = self.window_at(at_us) if self.windows else None
+        return self.tiers if window is None else window.tiers
 
     def charge_nano(self, meters: Meters, at_us: int) -> int:
         """The price of `meters` for a request held at `at_us`, in nano-credits."""
@@ -109,10 +110,15 @@ class PriceVersion(msgspec.Struct, frozen=True):
 
 def rates_for(tiers: Sequence[Tier], input_tokens: int) -> Rates:
     """The rates of the highest tier that `input_tokens` exceeds."""
-    chosen = tiers[0].rates
+    return tier_for(tiers, input_tokens).rates
+
+
+def tier_for(tiers: Sequence[Tier], input_tokens: int) -> Tier:
+    """The highest tier that `input_tokens` exceeds."""
+    chosen = tiers[0]
     for tier in tiers[1:]:
         if input_tokens > tier.above_tokens:
-            chosen = tier.rates
+            chosen = tier
     return chosen
 
 

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
+# Settled within this time after it began, a request's day of settlement is known from its own time almost always. What took
+# longer is rare (a spool that was replayed, a worker that was frozen, a clock that was set), and has an index.
+GRACE_US = 900_000_000
+LATE = f"h.ended_us - h.at_us NOT BETWEEN 0 AND {GRACE_US}"
+
 INDEXES = {
     "transfer_once_per_request": "UNIQUE INDEX {name} ON transfer (request_id, kind) WHERE request_id IS NOT NULL",
     "transfer_once_per_grant_key": "UNIQUE INDEX {name} ON transfer (grant_key) WHERE grant_key IS NOT NULL",
@@ -16,9 +21,13 @@ INDEXES = {
     "transfer_of_debit": "INDEX {name} ON transfer (debit_account, id) WHERE kind <> 'charge'",
     "transfer_of_credit": "INDEX {name} ON transfer (credit_account, id) WHERE kind <> 'charge'",
     "hold_open": "INDEX {name} ON hold (epoch_id, request_id) WHERE status = 'open'",
+    "hold_late": f"INDEX {{name}} ON hold (account_id, ended_us) WHERE {LATE.replace('h.', '')}",
     "usage_of_account": "INDEX {name} ON usage (account_id, request_id)",
+    "api_key_of_old_secret": "UNIQUE INDEX {name} ON api_key (old_secret_hash) WHERE old_secret_hash IS NOT NULL",
+    # Each row of a usage report looks up its account's first login.
+    "user_of_account": 'INDEX {name} ON "user" (account_id, id)',
 }
-APPEND_ONLY = ("transfer", "price", "audit")
+APPEND_ONLY = ("transfer", "price", "price_cancelled", "audit")
 
 _SQLITE_GUARD = """
     CREATE TRIGGER IF NOT EXISTS {table}_no_{verb} BEFORE {verb} ON "{table}"

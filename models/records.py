@@ -42,6 +42,42 @@ class User(Model):
         table = "user"
 
 
+class Session(Model):
+    """A signed-in browser. The cookie's token is stored as its SHA-256; an ended session stays listed for its owner."""
+
+    id = fields.BigIntField(primary_key=True)
+    user: fields.ForeignKeyRelation[User] = fields.ForeignKeyField("models.User", on_delete=fields.RESTRICT)
+    user_id: int
+    token_hash = fields.CharField(max_length=64, unique=True)
+    created_us = fields.BigIntField()
+    seen_us = fields.BigIntField()
+    expires_us = fields.BigIntField()
+    ended_us = fields.BigIntField(null=True)
+    address = fields.CharField(max_length=45)
+    agent = fields.CharField(max_length=200)
+
+    class Meta:
+        table = "session"
+        indexes = [Index(fields=["user_id"], name="session_of_user")]
+
+
+class Invite(Model):
+    """A code with which one person may sign up, where sign-up is by invitation. Stored as the SHA-256 of the code."""
+
+    id = fields.BigIntField(primary_key=True)
+    code_hash = fields.CharField(max_length=64, unique=True)
+    hint = fields.CharField(max_length=32)
+    email = fields.CharField(max_length=254, null=True)
+    expires_us = fields.BigIntField()
+    used_us = fields.BigIntField(null=True)
+    account_id = fields.BigIntField(null=True)
+    operator = fields.CharField(max_length=200)
+    created_us = fields.BigIntField()
+
+    class Meta:
+        table = "invite"
+
+
 class ApiKey(Model):
     """A bearer key, stored as the SHA-256 of its secret. `hint` is what may be shown again."""
 
@@ -51,9 +87,13 @@ class ApiKey(Model):
     name = fields.CharField(max_length=200)
     secret_hash = fields.CharField(max_length=64, unique=True)
     hint = fields.CharField(max_length=32)
+    # The secret before the last regeneration, while its grace period lasts. An index in `protections.py` keeps it unique.
+    old_secret_hash = fields.CharField(max_length=64, null=True)
+    old_until_us = fields.BigIntField(null=True)
     expires_us = fields.BigIntField(null=True)
     disabled_us = fields.BigIntField(null=True)
     revoked_us = fields.BigIntField(null=True)
+    last_used_us = fields.BigIntField(null=True)
     created_us = fields.BigIntField()
 
     class Meta:
@@ -154,6 +194,21 @@ class Price(Model):
         unique_together = (("model_id", "effective_us"),)
 
 
+class PriceCancelled(Model):
+    """A price dated ahead that was taken back before it took effect; append-only like the prices."""
+
+    id = fields.BigIntField(primary_key=True)
+    price: fields.ForeignKeyRelation[Price] = fields.ForeignKeyField("models.Price", on_delete=fields.RESTRICT)
+    price_id: int
+    operator = fields.CharField(max_length=200)
+    reason = fields.TextField()
+    created_us = fields.BigIntField()
+
+    class Meta:
+        table = "price_cancelled"
+        unique_together = (("price_id",),)
+
+
 class LimitRule(Model):
     """`Limit(subject, unit, quota, window_s)`. `subject_id` 0 with subject `default_*` serves those without their own."""
 
@@ -245,6 +300,143 @@ class Usage(Model):
         table = "usage"
 
 
+class UsageDay(Model):
+    """Sums of usage records of one day (UTC) that are alike in the first seven columns. Settlements that came after the
+    day was rolled up have rows of their own, so whoever reads adds up.
+    """
+
+    id = fields.BigIntField(primary_key=True)
+    day_us = fields.BigIntField()
+    account_id = fields.BigIntField()
+    key_id = fields.BigIntField()
+    model_id = fields.BigIntField()
+    route_id = fields.BigIntField()
+    outcome = fields.CharField(max_length=10)
+    estimated = fields.BooleanField()
+    requests = fields.BigIntField()
+    fresh_tokens = fields.BigIntField()
+    cached_tokens = fields.BigIntField()
+    cache_write_tokens = fields.BigIntField()
+    output_tokens = fields.BigIntField()
+    charge_nano = fields.BigIntField()
+    writeoff_nano = fields.BigIntField()
+    cost_nano = fields.BigIntField()
+    first_byte_ms = fields.BigIntField()
+    total_ms = fields.BigIntField()
+
+    class Meta:
+        table = "usage_day"
+        indexes = [
+            Index(fields=["account_id", "day_us"], name="usage_day_of_account"),
+            Index(fields=["day_us"], name="usage_day_of_day"),
+        ]
+
+
+class UsageRollup(Model):
+    """The one row that says how far usage is rolled up: every day before `until_us`. `late` counts late settlements."""
+
+    id = fields.BigIntField(primary_key=True)
+    until_us = fields.BigIntField()
+    late = fields.BigIntField()
+
+    class Meta:
+        table = "usage_rollup"
+
+
+class VoucherBatch(Model):
+    """Vouchers made at once: so many, of one amount, until one moment."""
+
+    id = fields.BigIntField(primary_key=True)
+    name = fields.CharField(max_length=200, unique=True)
+    amount_nano = fields.BigIntField()
+    count = fields.IntField()
+    expires_us = fields.BigIntField(null=True)
+    operator = fields.CharField(max_length=200)
+    reason = fields.TextField()
+    created_us = fields.BigIntField()
+
+    class Meta:
+        table = "voucher_batch"
+
+
+class Voucher(Model):
+    """Credits for whoever enters the code first. Stored as the SHA-256 of the code; `hint` is what may be shown again."""
+
+    id = fields.BigIntField(primary_key=True)
+    batch: fields.ForeignKeyRelation[VoucherBatch] = fields.ForeignKeyField(
+        "models.VoucherBatch", on_delete=fields.RESTRICT
+    )
+    batch_id: int
+    code_hash = fields.CharField(max_length=64, unique=True)
+    hint = fields.CharField(max_length=32)
+    void_us = fields.BigIntField(null=True)
+    redeemed_us = fields.BigIntField(null=True)
+    account_id = fields.BigIntField(null=True)
+
+    class Meta:
+        table = "voucher"
+        indexes = [Index(fields=["batch_id"], name="voucher_of_batch")]
+
+
+class TopUp(Model):
+    """A payment begun at a payment provider's page. What was paid is a transfer `cash` → account; this says how it went."""
+
+    id = fields.BigIntField(primary_key=True)
+    account_id = fields.BigIntField()
+    checkout_id = fields.CharField(max_length=200, unique=True)
+    payment_id = fields.CharField(max_length=200, null=True)
+    amount_cents = fields.BigIntField()
+    currency = fields.CharField(max_length=3)
+    status = fields.CharField(max_length=20)
+    created_us = fields.BigIntField()
+    ended_us = fields.BigIntField(null=True)
+
+    class Meta:
+        table = "top_up"
+        indexes = [
+            Index(fields=["account_id"], name="top_up_of_account"),
+            Index(fields=["payment_id"], name="top_up_of_payment"),
+        ]
+
+
+class PaymentFact(Model):
+    """Something that the payment provider signed about a payment; rows are only added. What they mean is in `topups.py`."""
+
+    id = fields.BigIntField(primary_key=True)
+    payment_id = fields.CharField(max_length=200)
+    kind = fields.CharField(max_length=10)
+    object_id = fields.CharField(max_length=200)
+    amount_cents = fields.BigIntField()
+    currency = fields.CharField(max_length=3)
+    event_id = fields.CharField(max_length=200)
+    at_us = fields.BigIntField()
+
+    class Meta:
+        table = "payment_fact"
+        unique_together = (("payment_id", "kind", "object_id", "amount_cents"),)
+
+
+class Approval(Model):
+    """A move of credits that waits for a second operator. `decision` is null, `approved` or `refused`."""
+
+    id = fields.BigIntField(primary_key=True)
+    account_id = fields.BigIntField()
+    amount_nano = fields.BigIntField()
+    kind = fields.CharField(max_length=20)
+    shortfall = fields.CharField(max_length=10)
+    reason = fields.TextField()
+    grant_key = fields.CharField(max_length=200, unique=True)
+    requested_by = fields.CharField(max_length=200)
+    requested_us = fields.BigIntField()
+    decision = fields.CharField(max_length=10, null=True)
+    decided_by = fields.CharField(max_length=200, null=True)
+    decided_us = fields.BigIntField(null=True)
+    decided_reason = fields.TextField(null=True)
+
+    class Meta:
+        table = "approval"
+
+
 class Change(Model):
     """The change feed: what an operator's write touched, polled by every worker."""
 
@@ -276,13 +468,17 @@ class Audit(Model):
 
 
 class Quarantine(Model):
-    """A settlement that the database refused by itself: kept whole for a person to look at, while billing goes on."""
+    """A settlement that the database refused by itself: kept whole for a person to look at, while billing goes on.
+
+    `closed_us`: since when nobody has to look at it any more.
+    """
 
     id = fields.BigIntField(primary_key=True)
     at_us = fields.BigIntField()
     request_id = fields.CharField(max_length=64)
     error = fields.TextField()
     command = fields.TextField()
+    closed_us = fields.BigIntField(null=True)
 
     class Meta:
         table = "quarantine"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, TypeAlias
 
 import msgspec
 
 from models.catalog import find_model, find_provider
-from models.changes import CATALOG, operator_write
-from models.checks import check_text, check_whole
+from models.changes import CATALOG, OperatorWrite, operator_write
+from models.checks import check_reason, check_text, check_whole
 from models.database import Database
-from models.errors import AlreadyExists, BadInput, NotFound
+from models.errors import AlreadyExists, BadInput, Conflict, NotFound
 from models.prices import rate_from_usd
 from models.records import Route
 
@@ -100,6 +101,32 @@ async def set_route(
     return await _update(database, operator, route_id, "route.set", values, reason)
 
 
+class CostChange(msgspec.Struct, frozen=True):
+    """New costs of a route by column (`cost_input_nano` …), nano-credits per token; `seen` are those it had when looked at."""
+
+    route_id: int
+    costs: dict[str, int]
+    seen: dict[str, int | None]
+
+
+async def set_costs(
+    database: Database, operator: str, changes: Sequence[CostChange], *, reason: str
+) -> list[RouteInfo]:
+    """Change the costs of many routes in one transaction, or of none: Conflict when one has other costs than were seen."""
+    why, changed = check_reason(reason), []
+    async with operator_write(database, operator) as write:
+        for change in changes:
+            route = await find_route(change.route_id)
+            now = {name: getattr(route, name) for name in change.costs}
+            if now == change.costs:
+                changed.append(route)
+                continue
+            if now != {name: change.seen[name] for name in change.costs}:
+                raise Conflict(f"route: {route.id} got other costs meanwhile; look again", field="route")
+            changed.append(await _apply(write, route, "route.set", change.costs, why))
+        return changed
+
+
 async def enable_route(database: Database, operator: str, route_id: int, *, reason: str = "") -> RouteInfo:
     return await _update(database, operator, route_id, "route.enable", {"enabled": True}, reason)
 
@@ -128,14 +155,17 @@ async def _update(
     database: Database, operator: str, route_id: int, action: str, values: dict[str, Any], reason: str
 ) -> RouteInfo:
     async with operator_write(database, operator) as write:
-        route = await find_route(route_id)
-        before = {name: getattr(route, name) for name in values}
-        if before == values:
-            return route
-        await Route.filter(id=route.id).update(**values)
-        await write.changed(CATALOG)
-        await write.audit(action, f"route {route.id}", reason=reason, before=before, after=values)
-        return msgspec.structs.replace(route, **values)
+        return await _apply(write, await find_route(route_id), action, values, reason)
+
+
+async def _apply(write: OperatorWrite, route: RouteInfo, action: str, values: dict[str, Any], reason: str) -> RouteInfo:
+    before = {name: getattr(route, name) for name in values}
+    if before == values:
+        return route
+    await Route.filter(id=route.id).update(**values)
+    await write.changed(CATALOG)
+    await write.audit(action, f"route {route.id}", reason=reason, before=before, after=values)
+    return msgspec.structs.replace(route, **values)
 
 
 def _costs(

@@ -1,25 +1,22 @@
-"""Owns secrets at rest: the server's own key, sealed provider credentials, hashed API keys, hashed passwords."""
+"""Owns secrets at rest: the server's own key, sealed provider credentials, hashed API keys. Passwords: `passwords.py`."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import hashlib
+import hmac
 import os
 import secrets
 import sqlite3
-from functools import lru_cache
 from pathlib import Path
 
-from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error, InvalidHashError
 from cryptography.fernet import Fernet, InvalidToken
 
 from models.database import DatabaseUrl
 from models.errors import SetupError
 
 KEY_PREFIX = "sk-st-"
-_passwords = PasswordHasher()
 
 
 def load_secret_key(url: DatabaseUrl, given: str | None, *, create: bool = False) -> str:
@@ -102,6 +99,11 @@ def new_key_secret() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
+def key_secret_of(seed: bytes, purpose: str) -> str:
+    """The API key that this seed of 256 random bits makes for one purpose: always the same, and unlike any other's."""
+    return KEY_PREFIX + base64.urlsafe_b64encode(hmac.digest(seed, purpose.encode(), "sha256")).decode().rstrip("=")
+
+
 def hash_key_secret(secret: str) -> str:
     """What is stored of an API key. A plain SHA-256 will do: the key itself is random, there is nothing to guess."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
@@ -110,21 +112,3 @@ def hash_key_secret(secret: str) -> str:
 def key_hint(secret: str) -> str:
     """What may be shown again of an API key."""
     return f"{secret[: len(KEY_PREFIX) + 4]}…{secret[-4:]}"
-
-
-def hash_password(password: str) -> str:
-    """Argon2id; takes about 0.1 s, so a server calls it in a thread."""
-    return _passwords.hash(password)
-
-
-def verify_password(password: str, stored: str | None) -> bool:
-    """Equal work whether or not there is such a user."""
-    try:
-        return _passwords.verify(stored or _nobody(), password) and stored is not None
-    except (Argon2Error, InvalidHashError):
-        return False
-
-
-@lru_cache
-def _nobody() -> str:
-    return _passwords.hash(secrets.token_hex(16))

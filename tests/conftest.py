@@ -9,15 +9,30 @@ import pytest
 from hypothesis import settings
 
 from tests.rig import Rig, start_rig
+from tests.stores import CLUSTER, kind
 
 # The same examples every time, and no deadline on a noisy machine: what is new is looked for by hand, with LONG=1.
 settings.register_profile("steady", deadline=None, derandomize=not os.environ.get("LONG"), database=None)
 settings.load_profile("steady")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about the other kind of rig alone."""
+    left_out = [item for item in items if not _is_about(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if _is_about(item)]
+
+
+def _is_about(item: pytest.Item) -> bool:
+    only = item.get_closest_marker("only")
+    stands_on = CLUSTER if item.path.parent.name == "cluster" else kind()
+    return only is None or stands_on in only.args
+
+
 @pytest.fixture(scope="session")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A running gateway with quick timeouts, on SQLite; reconciled when the session is over."""
+    """A running gateway with quick timeouts; reconciled when the session is over."""
     with start_rig(
         tmp_path_factory.mktemp("rig"),
         GATEWAY_UPSTREAM_CONNECT_TIMEOUT_S="1",
@@ -25,6 +40,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         GATEWAY_UPSTREAM_IDLE_TIMEOUT_S="2",
         GATEWAY_DRAIN_S="2",
         GATEWAY_COOLDOWN_AFTER="1000000",
+        GATEWAY_SIGNUP="open",
+        GATEWAY_TRUSTED_PROXIES="127.0.0.1",
     ) as running:
         yield running
         running.reconcile()

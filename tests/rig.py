@@ -1,7 +1,8 @@
 """The rig: real processes to test against. A simulated provider, a gateway on a database of its own, and a desk.
 
 `Rig` belongs to a test session; tests make their own customers and aliases in it, so that they do not meet each other.
-A test that needs settings or crashes of its own starts another `Rig` with `start_rig`.
+A test that needs settings or crashes of its own starts another `Rig` with `start_rig`. What it stands on, SQLite under one
+worker or PostgreSQL and Redis under two, is for `stores` to say.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Iterator
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
 import ops
 from models.prices import NANO_PER_CREDIT
+from tests.stores import Sql, Stores, fresh_stores
+from tests.workers import Workers, gone
 
 ROOT = Path(__file__).parents[1]
 READY_WITHIN_S = 30
@@ -39,7 +44,7 @@ class Process:
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
         self._file = log.open("ab")
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "OPS_"))}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "OPS_", "STRIPE_"))}
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "gateway", *arguments],
             cwd=log.parent,
@@ -60,25 +65,30 @@ class Process:
 
     def stop(self, *, within_s: float = 40) -> int:
         """SIGTERM; the exit code."""
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGTERM)
-        return self._ended(within_s)
+        return self._end(signal.SIGTERM, within_s)
 
     def kill(self) -> None:
-        """SIGKILL: no chance to tidy up."""
-        self.popen.kill()
-        self._ended(10)
+        """SIGKILL of the main process: no chance to tidy up, and its workers must notice by themselves."""
+        self._end(signal.SIGKILL, 10)
 
-    def _ended(self, within_s: float) -> int:
+    def _end(self, number: signal.Signals, within_s: float) -> int:
+        children: list[psutil.Process] = []
+        if self.popen.poll() is None:
+            children = psutil.Process(self.popen.pid).children(recursive=True)
+            self.popen.send_signal(number)
         try:
-            return self.popen.wait(within_s)
+            code = self.popen.wait(within_s)
+            gone(children, 10)
+            return code
         except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
             raise AssertionError(
                 f"still running {within_s} s after its signal: {self.log.read_text()[-3000:]}"
             ) from None
         finally:
+            for process in (self.popen, *children):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.popen.wait()
             assert self.popen.stdout is not None
             self.popen.stdout.close()
             self._file.close()
@@ -102,6 +112,15 @@ class Provider:
         """Wait until `count` calls (in `state`) were logged."""
         asked = {"model": model, "count": count, "timeout": timeout} | ({"state": state} if state else {})
         return await self._get("/calls/wait", **asked)
+
+    async def served(self, model: str) -> int:
+        """How many calls for this upstream model were served, those included that the log has forgotten."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.root}/calls/count", params={"model": model, "state": "served"}) as r,
+        ):
+            r.raise_for_status()
+            return int((await r.json())["count"])
 
     async def release(self, model: str) -> None:
         """Let the gated calls of this model go on."""
@@ -156,13 +175,15 @@ class Price:
 
 
 class Rig:
-    def __init__(self, folder: Path, settings: dict[str, str] | None = None, database_url: str | None = None) -> None:
+    def __init__(self, folder: Path, stores: Stores, settings: dict[str, str] | None = None) -> None:
         self.folder = folder
-        self.database_url = database_url or f"sqlite://{folder / 'gateway.db'}"
-        self.environment = {"GATEWAY_DATABASE_URL": self.database_url, **(settings or {})}
+        self.kind = stores.kind
+        self.database_url = stores.database_url
+        self.environment = {"GATEWAY_DATABASE_URL": self.database_url, **stores.environment, **(settings or {})}
         self.provider = Provider(folder)
         self.run("migrate")
         self._desk: ops.Desk | None = None
+        self._witness: _Witness | None = None
         _rigs.append(self)
         self.desk.catalog.add_provider("fp", base_url=self.provider.base_url, api_key="canary-provider-credential")
         self.start()
@@ -171,17 +192,31 @@ class Rig:
     def desk(self) -> ops.Desk:
         """The operators' desk; opened again if `close_desks` has closed it."""
         if self._desk is None:
-            self._desk = ops.connect(self.database_url, operator="tests")
+            # A process talks to one kind of database at a time.
+            for other in _rigs:
+                if other.kind != self.kind:
+                    other.close_desk()
+            self._desk = self.connect("tests")
         return self._desk
+
+    def connect(self, operator: str) -> ops.Desk:
+        """Another desk, as a notebook would open it."""
+        with _variable("GATEWAY_SECRET_KEY", self.environment.get("GATEWAY_SECRET_KEY")):
+            return ops.connect(self.database_url, operator=operator)
 
     def close_desk(self) -> None:
         if self._desk is not None:
             self._desk.close()
             self._desk = None
 
+    def sql(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of the database, whatever it is; `?` for values."""
+        with Sql(self.database_url) as database:
+            return database.rows(query, *values)
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A `gateway` command to its end."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "OPS_"))}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "OPS_", "STRIPE_"))}
         return subprocess.run(
             [sys.executable, "-m", "gateway", *arguments],
             cwd=self.folder,
@@ -194,23 +229,48 @@ class Rig:
 
     def start(self, **settings: str) -> None:
         """The server; `settings` add to those of the rig."""
-        port = ["--port", str(free_port())]
-        self.server = Process(["serve", *port], {**self.environment, **settings}, self.folder / "gateway.log")
+        self.server = Process(["serve", "--port", "0"], {**self.environment, **settings}, self.folder / "gateway.log")
         self.url = self.server.url
+        self.workers = Workers(self.server.popen.pid, self.url)
         deadline = time.monotonic() + READY_WITHIN_S
-        with contextlib.suppress(OSError):
-            while time.monotonic() < deadline:
-                import urllib.request
-
-                with urllib.request.urlopen(self.url + "/readyz", timeout=5):
-                    return
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(self.url + "/readyz", timeout=5):
+                return
+            time.sleep(0.05)
         raise AssertionError("the gateway did not get ready: " + self.server.log.read_text()[-3000:])
 
+    @contextlib.contextmanager
+    def second_server(self, **settings: str) -> Iterator[tuple[Process, Workers]]:
+        """Another server process on the same database and Redis, as on a second machine."""
+        environment = {**self.environment, **settings}
+        server = Process(["serve", "--port", "0"], environment, self.folder / "second.log")
+        workers = Workers(server.popen.pid, server.url)
+        try:
+            yield server, workers
+        finally:
+            workers.thaw_all()
+            workers.hang_up()
+            server.stop()
+
+    def kill(self) -> None:
+        """SIGKILL of everything at once, as when the machine loses its power."""
+        workers = self.workers.pids
+        self.server.popen.kill()
+        for worker in workers:
+            if worker != self.server.popen.pid:
+                self.workers.kill(worker)
+        self.server.kill()
+
     def close(self) -> None:
-        self.server.stop()
-        self.provider.process.stop()
-        self.close_desk()
-        _rigs.remove(self)
+        # What a failed test has frozen would not hear that it shall end.
+        self.workers.thaw_all()
+        self.workers.hang_up()
+        try:
+            self.server.stop()
+        finally:
+            self.provider.process.stop()
+            self.close_desk()
+            _rigs.remove(self)
 
     # ── customers and aliases ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -252,24 +312,25 @@ class Rig:
         return name
 
     def settle_feed(self) -> None:
-        """Wait until the server has read every change made so far: an alias made last of all is listed."""
-        witness = f"witness-{os.getpid()}-{next(_count)}"
-        email = f"{witness}@example.com"
-        self.desk.accounts.create(email)
-        self.desk.catalog.add_model(witness, context_tokens=1000, max_output_tokens=100, published=True)
-        self.desk.catalog.add_route(witness, provider="fp", upstream_model="sim", position=1, weight=1)
-        self.desk.catalog.propose_price(witness, input_usd="1", output_usd="1").publish(reason="test")
-        key = self.desk.keys.issue(email, name="witness", models=[witness]).secret
-        import urllib.request
+        """Wait until every worker has read every change made so far: the last of all makes an alias come or go."""
+        if self._witness is None:
+            self._witness = _Witness(self.desk)
+        self._witness.turn(self.desk)
+        witness = self._witness
 
-        request = urllib.request.Request(f"{self.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                if json.load(answer)["data"]:
-                    return
-            time.sleep(0.01)
-        raise AssertionError("a change did not reach the server within 10 s")
+        def has_read(worker: int) -> bool:
+            _, _, body = self.workers.ask(worker, "GET", "/v1/models", headers=witness.headers)
+            return bool(json.loads(body)["data"]) == witness.is_listed
+
+        self.until_every_worker(has_read, "has read a change", 10)
+
+    def until_every_worker(self, is_so: Callable[[int], bool], what: str, within_s: float) -> None:
+        """Wait until it is so for each worker, one after the other. What is so once has to stay so."""
+        deadline = time.monotonic() + within_s
+        for worker in self.workers.pids:
+            while not is_so(worker):
+                assert time.monotonic() < deadline, f"not every worker {what} within {within_s} s"
+                time.sleep(0.01)
 
     # ── what an accountant looks at ───────────────────────────────────────────────────────────────────────────────
 
@@ -297,6 +358,12 @@ class Rig:
             f"{self.held_nano(customer)} nano-credits still held, {len(self.records(customer))} records"
         )
 
+    async def recorded(self, customer: Customer, records: int, *, within_s: float = 30) -> None:
+        """Wait until there are so many usage records of this customer."""
+        async with asyncio.timeout(within_s):
+            while len(self.records(customer)) < records:
+                await asyncio.sleep(0.05)
+
     def reconcile(self) -> None:
         """R of faults.md: every invariant holds, as the command says it."""
         done = self.run("reconcile")
@@ -308,16 +375,57 @@ class Rig:
 
     # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def chat(self, customer: Customer, model: str, **fields: Any) -> Answer:
-        """One call to chat completions, read to its end."""
+    async def chat(
+        self, customer: Customer, model: str, *, over: aiohttp.ClientSession | None = None, **fields: Any
+    ) -> Answer:
+        """One call to chat completions, read to its end; on a connection of its own, unless it is to go `over` another."""
         body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
-        return await self.post(customer.headers, json.dumps(body).encode())
+        return await self.post(customer.headers, json.dumps(body).encode(), over=over)
 
-    async def post(self, headers: dict[str, str], body: bytes, path: str = "/v1/chat/completions") -> Answer:
+    async def everywhere(self, customer: Customer, model: str, **fields: Any) -> list[Answer]:
+        """The same call at each worker."""
+        return [await self.at(worker, customer, model, **fields) for worker in self.workers.pids]
+
+    async def at(self, worker: int, customer: Customer, model: str, **fields: Any) -> Answer:
+        """One call to chat completions at this worker."""
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}).encode()
+        headers = {"Content-Type": "application/json", **customer.headers}
+        answer = await asyncio.to_thread(self.workers.ask, worker, "POST", "/v1/chat/completions", body, headers)
+        return Answer(*answer)
+
+    async def post(
+        self,
+        headers: dict[str, str],
+        body: bytes,
+        path: str = "/v1/chat/completions",
+        *,
+        over: aiohttp.ClientSession | None = None,
+    ) -> Answer:
         headers = {"Content-Type": "application/json", **headers}
-        async with client() as session, session.post(self.url + path, data=body, headers=headers) as response:
-            text = await response.read()
-            return Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, text)
+        async with contextlib.AsyncExitStack() as opened:
+            session = over or await opened.enter_async_context(client())
+            async with session.post(self.url + path, data=body, headers=headers) as response:
+                text = await response.read()
+                return Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, text)
+
+
+class _Witness:
+    """An alias that is published and withdrawn in turn, and a key by which that is seen."""
+
+    def __init__(self, desk: ops.Desk) -> None:
+        self._name = f"witness-{os.getpid()}-{next(_count)}"
+        email = f"{self._name}@example.com"
+        desk.accounts.create(email)
+        desk.catalog.add_model(self._name, context_tokens=1000, max_output_tokens=100)
+        desk.catalog.add_route(self._name, provider="fp", upstream_model="sim", position=1, weight=1)
+        desk.catalog.propose_price(self._name, input_usd="1", output_usd="1").publish(reason="test")
+        secret = desk.keys.issue(email, name="witness", models=[self._name]).secret
+        self.headers = {"Authorization": f"Bearer {secret}"}
+        self.is_listed = False
+
+    def turn(self, desk: ops.Desk) -> None:
+        self.is_listed = not self.is_listed
+        (desk.catalog.publish if self.is_listed else desk.catalog.unpublish)(self._name)
 
 
 @dataclass(frozen=True)
@@ -373,21 +481,31 @@ def close_desks() -> None:
 
 
 @contextlib.contextmanager
-def start_rig(folder: Path, **settings: str) -> Iterator[Rig]:
+def start_rig(
+    folder: Path, *, database_url: str | None = None, redis_url: str | None = None, **settings: str
+) -> Iterator[Rig]:
+    """A rig of one's own. The URLs are of servers that a test brings along, where rigs stand on such; `settings` go first."""
     folder.mkdir(parents=True, exist_ok=True)
-    rig = Rig(folder, settings)
+    with fresh_stores(folder, database_url=database_url, redis_url=redis_url) as stores:
+        rig = Rig(folder, stores, settings)
+        try:
+            yield rig
+        finally:
+            rig.close()
+
+
+@contextlib.contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """An environment variable, for a moment; unset if there is no value."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
     try:
-        yield rig
+        yield
     finally:
-        rig.close()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def quoted(name: str) -> str:

@@ -1,4 +1,6 @@
-"""Owns limits: the value, the arithmetic (`gcra.py`), the counters in this process (`local.py`), the headers here."""
+"""Owns limits: the value, the arithmetic (`gcra.py`), the counters in this process (`local.py`) or of all workers
+(`shared.py`), the headers here.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +40,19 @@ class Admission(msgspec.Struct):
 
 class Limiter(Protocol):
     """Counts for all requests of this worker, or of all workers together."""
+
+    @property
+    def state(self) -> str:
+        """Whose requests are counted now: "shared" by all workers, this worker's "local share", or "local"."""
+        ...
+
+    async def start(self) -> None:
+        """Called once, in the worker's event loop. Never fails, whoever is away."""
+        ...
+
+    async def stop(self) -> None:
+        """Called when no request runs any more."""
+        ...
 
     async def admit(self, limits: tuple[Limit, ...], tokens: int) -> Admission:
         """Take one request, `tokens` and one place from every limit, or from none. Raises LimitExceeded."""

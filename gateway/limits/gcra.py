@@ -27,6 +27,6 @@ def remaining(full_at: float, now: float, quota: int, window_s: float) -> int:
     return max(0, int((window_s - used_s) * quota / window_s + _SLACK_S))
 
 
-def shift(full_at: float, now: float, units: int, quota: int, window_s: float) -> float:
-    """Count `units` more (or, negative, fewer) than was taken."""
-    return max(full_at, now) + units * window_s / quota
+def shift(full_at: float, now: float, units: int, step_s: float) -> float:
+    """Count `units` more (or, negative, fewer) than was taken, each of `step_s` seconds."""
+    return max(full_at, now) + units * step_s

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -60,6 +60,7 @@ class CallLog:
         self._calls: deque[Call] = deque()
         self._body_bytes = 0
         self._numbers = itertools.count(1)
+        self._ended: Counter[tuple[str, str]] = Counter()
         self._changed = asyncio.Event()
 
     def open(self, model: str, headers: Mapping[str, str], raw: bytes, *, kept: bool = True) -> Call:
@@ -76,10 +77,15 @@ class CallLog:
         """End a call; only the first end counts."""
         if call.state == "open":
             call.state = state
+            self._ended[call.model, state] += 1
             self._changed.set()
 
     def find(self, model: str | None = None, state: str | None = None) -> list[Call]:
         return [call for call in self._calls if model in (None, call.model) and state in (None, call.state)]
+
+    def count(self, model: str, state: str) -> int:
+        """How many calls of a model have ended so, those included that the log has forgotten."""
+        return self._ended[model, state]
 
     def clear(self, model: str | None = None) -> None:
         self._calls = deque(call for call in self._calls if model not in (None, call.model))

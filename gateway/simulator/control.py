@@ -42,6 +42,7 @@ DESK = web.AppKey("DESK", Desk)
 def add_control_routes(app: web.Application) -> None:
     app.router.add_get("/calls", list_calls)
     app.router.add_get("/calls/wait", await_calls)
+    app.router.add_get("/calls/count", count_calls)
     app.router.add_delete("/calls", clear_calls)
     app.router.add_post("/release", release_calls)
     app.router.add_put("/scripts/{name}", upload_script)
@@ -67,6 +68,12 @@ async def await_calls(request: web.Request) -> web.Response:
     states = dict(Counter(call.state for call in log.find(model)))
     message = f"{len(found)} of {count} calls after {timeout_s:g} s; the states of the model's calls: {states}"
     return web.json_response(error_document(message, kind="timeout", code="timeout"), status=408)
+
+
+async def count_calls(request: web.Request) -> web.Response:
+    """GET /calls/count?model=NAME&state=STATE: how many have ended so, however long ago."""
+    model, state = request.query.get("model", ""), request.query.get("state", "")
+    return web.json_response({"count": request.app[DESK].log.count(model, state)})
 
 
 async def clear_calls(request: web.Request) -> web.Response:

@@ -1,140 +1,155 @@
 """`make bench`: starts the provider, the floor and the gateway, loads them in turn, and prints the medians.
 
-Servers are started in `servers` and `paid`, one measurement is in `measure`, the words are in `report`.
+Servers are started in `servers`, `paid` and `peers`, one measurement is in `measure`, rounds of them in `rounds`, the
+words are in `report`.
 """
 
 import argparse
-import os
-import resource
-import shutil
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import report
-from tests.bench.measure import MeasurementFailed, Sample, Scenario, measure, measure_open_streams
-from tests.bench.paid import start_gateway
-from tests.bench.servers import ROOT, Server, ServerFailed, pin, start_floor, start_provider
+from tests.bench.archive import fill_archive
+from tests.bench.measure import Scenario, measure_memory, measure_open_streams, warm_up
+from tests.bench.options import parse_options
+from tests.bench.paid import reconcile, start_gateway
+from tests.bench.peers import PEERS
+from tests.bench.rounds import QUICK_SHARE, choose_scenarios, measure_rounds, run_on_quiet_machine, tell
+from tests.bench.servers import Server, start_floor, start_provider
+from tests.bench.stores import Stores, postgres_stores, sqlite_stores
+from tests.stores import fresh_redis
 
-FILES_WANTED = 20_000
-REQUESTS = {
-    "json": {1: 1_500, 64: 5_000, 512: 5_000},
-    "stream": {1: 400, 64: 2_048, 512: 1_024},
-    "paced": {1: 8, 64: 384, 512: 1_024},
-}
-USUAL = [("json", 1), ("json", 64), ("json", 512), ("stream", 1), ("stream", 64), ("stream", 512), ("paced", 64)]
-CATALOG_SCENARIO = Scenario("json", 64, REQUESTS["json"][64])
+AT_64 = [("json", 64), ("stream", 64)]
+# LiteLLM's proxy answers some ten streams a second here: more of them would take an hour.
+PEER_REQUESTS = {"json": 2_000, "stream": 320, "paced": 128}
+PEER_WARMUP_S = 30.0
 
 
 def main() -> int:
-    options = parse_options()
-    raise_file_limit()
-    pin(os.getpid(), measured=False)
-    # Beside the demo's data and not in a temporary folder, which is often memory: commits must reach a disk.
-    folder = ROOT / "var" / "bench"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        with ExitStack() as running:
-            run(options, folder, running)
-        shutil.rmtree(folder)
-    except (MeasurementFailed, ServerFailed) as failure:
-        print(failure, file=sys.stderr)
-        return 1
-    return 0
+    options = parse_options((__doc__ or "").partition("\n")[0])
+    # Several workers are to run on several cores.
+    pinned = options.workers == 1
+    return run_on_quiet_machine(lambda folder, running: Bench(options, folder, running).run(), pinned=pinned)
 
 
-def run(options: argparse.Namespace, folder: Path, running: ExitStack) -> None:
-    def keep(server: Server) -> Server:
-        running.callback(server.stop)
+class Bench:
+    """One run: what was asked, and the servers started for it, which end with it."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path, running: ExitStack) -> None:
+        self.options = options
+        self.folder = folder
+        self.running = running
+        self.provider = self.keep(start_provider(folder))
+
+    def run(self) -> None:
+        options = self.options
+        if options.open_streams:
+            self.compare_open_streams()
+        elif options.catalog:
+            self.compare_catalogs()
+        elif options.peers:
+            self.compare_peers()
+        elif options.accounts:
+            self.compare_accounts()
+        elif options.usage_rows:
+            self.compare_archives()
+        elif options.pages:
+            self.compare_pages()
+        elif options.memory:
+            print(report.render_memory(measure_memory(self.gateway(), options.memory)))
+        else:
+            samples = measure_rounds(self.servers(), self.scenarios(), options.rounds)
+            print(f"{report.describe_machine(options)}\n\n{report.render_table(samples)}")
+
+    def servers(self) -> list[Server]:
+        servers = []
+        if self.options.only != "gateway":
+            servers.append(self.keep(start_floor(self.folder, self.provider, pinned=self.options.workers == 1)))
+        if self.options.only != "floor":
+            servers.append(self.gateway())
+        return servers
+
+    def compare_open_streams(self) -> None:
+        for server in self.servers():
+            measured = measure_open_streams(server, self.provider, self.options.open_streams)
+            print(report.render_open_streams(server.name, measured), flush=True)
+
+    def compare_catalogs(self) -> None:
+        small, large = self.gateway(), self.gateway("gateway-large", large=True)
+        samples = measure_rounds([small, large], self.scenarios(AT_64[:1]), self.options.rounds)
+        for by_server in samples.values():
+            print(report.render_catalog(by_server[small.name], by_server[large.name]))
+
+    def compare_peers(self) -> None:
+        ours = self.gateway()
+        # Installed and started before the first round, so that no round has an installation beside it.
+        redis_url = self.running.enter_context(fresh_redis()) if self.options.postgres else None
+        theirs = [self.keep(peer.start(self.folder, self.provider, redis_url)) for peer in PEERS]
+        share = QUICK_SHARE if self.options.quick else 1
+        scenarios = [
+            replace(each, requests=max(each.connections, PEER_REQUESTS[each.kind] // share))
+            for each in self.scenarios(AT_64)
+        ]
+        for scenario in scenarios:
+            for server in (ours, *theirs):
+                tell(f"{server.name} is warmed up: {scenario.kind}, {scenario.connections} connections")
+                warm_up(server, scenario, PEER_WARMUP_S / share)
+        samples = measure_rounds([ours, *theirs], scenarios, self.options.rounds)
+        print(f"{report.describe_machine(self.options)}\n\n{report.render_peers(samples, PEERS)}")
+
+    def compare_accounts(self) -> None:
+        many = self.gateway(accounts=self.options.accounts)
+        hot = replace(many, name="one account", senders={kind: pairs[:1] for kind, pairs in many.senders.items()})
+        many = replace(many, name=f"{self.options.accounts} accounts")
+        samples = measure_rounds([hot, many], self.scenarios(AT_64), self.options.rounds)
+        print(f"{report.describe_machine(self.options)}\n\n{report.render_hot(samples, hot.name, many.name)}")
+
+    def compare_archives(self) -> None:
+        empty = self.gateway("gateway")
+        stores = self.stores("gateway-full")
+        full = self.gateway("gateway-full", stores=stores)
+        fill_archive(stores.database_url, self.options.usage_rows)
+        samples = measure_rounds([empty, full], self.scenarios(AT_64), self.options.rounds)
+        print(f"{report.describe_machine(self.options)}\n\n{report.render_archives(samples, self.options.usage_rows)}")
+        full.stop()
+        print(reconcile(stores))
+
+    def compare_pages(self) -> None:
+        quiet = self.gateway()
+        visited = replace(quiet, name="with visitors", pages_per_s=self.options.pages)
+        samples = measure_rounds([quiet, visited], self.scenarios(AT_64), self.options.rounds)
+        print(f"{report.describe_machine(self.options)}\n\n{report.render_pages(samples, self.options.pages)}")
+
+    # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def keep(self, server: Server) -> Server:
+        self.running.callback(server.stop)
         return server
 
-    provider = keep(start_provider(folder))
-    servers = []
-    if options.only != "gateway":
-        servers.append(keep(start_floor(folder, provider)))
-    if options.only != "floor":
-        servers.append(keep(start_gateway(folder, provider)))
-    if options.open_streams:
-        for server in servers:
-            measured = measure_open_streams(server, provider, options.open_streams)
-            print(report.render_open_streams(server.name, measured), flush=True)
-    elif options.catalog:
-        small = servers[-1]
-        large = keep(start_gateway(folder, provider, large=True))
-        by_server = measure_rounds([small, large], [CATALOG_SCENARIO], options.rounds)[CATALOG_SCENARIO]
-        print(report.render_catalog(by_server[small.name], by_server[large.name]))
-    else:
-        samples = measure_rounds(servers, choose_scenarios(options), options.rounds)
-        print(f"{report.describe_machine(options.rounds)}\n\n{report.render_table(samples)}")
+    def stores(self, name: str) -> Stores:
+        if self.options.postgres:
+            return self.running.enter_context(postgres_stores())
+        return sqlite_stores(self.folder, name)
 
-
-def measure_rounds(
-    servers: Sequence[Server], scenarios: Sequence[Scenario], rounds: int
-) -> dict[Scenario, dict[str, list[Sample]]]:
-    """Each round loads every server with every scenario; who goes first changes from round to round."""
-    samples = {scenario: {server.name: list[Sample]() for server in servers} for scenario in scenarios}
-    for number in range(rounds):
-        for scenario in scenarios:
-            print(
-                f"round {number + 1}/{rounds}: {scenario.kind}, {scenario.connections} connections",
-                file=sys.stderr,
-                flush=True,
+    def gateway(
+        self, name: str = "gateway", *, stores: Stores | None = None, large: bool = False, accounts: int = 1
+    ) -> Server:
+        stores = stores or self.stores(name)
+        workers = self.options.workers
+        return self.keep(
+            start_gateway(
+                self.folder, self.provider, stores, name=name, workers=workers, large=large, accounts=accounts
             )
-            for server in servers if number % 2 == 0 else reversed(servers):
-                samples[scenario][server.name].append(measure(server, scenario))
-    return samples
+        )
 
-
-def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
-    share = 5 if options.quick else 1
-    return [
-        Scenario(kind, connections, max(connections, requests_for(kind, connections) // share))
-        for kind, connections in choose_pairs(options)
-    ]
-
-
-def choose_pairs(options: argparse.Namespace) -> list[tuple[str, int]]:
-    """The usual pairs, narrowed to the kind asked for; connections that were named are taken as they are."""
-    kinds = [options.scenario] if options.scenario else ["json", "stream"]
-    if options.connections:
-        return [(kind, connections) for kind in kinds for connections in options.connections]
-    return [(kind, connections) for kind, connections in USUAL if options.scenario in (None, kind)]
-
-
-def requests_for(kind: str, connections: int) -> int:
-    known = REQUESTS[kind]
-    return known[max((count for count in known if count <= connections), default=1)]
-
-
-def raise_file_limit() -> None:
-    """Thousands of connections need as many open files; the servers inherit what is set here."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, help="rounds to take medians of (5; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="one round of fewer requests: a rough look")
-    parser.add_argument("--scenario", choices=list(REQUESTS), help="only this kind of request")
-    parser.add_argument("--connections", type=numbers, help="such as 1,64")
-    parser.add_argument("--only", choices=["floor", "gateway"], help="only this server")
-    parser.add_argument("--open-streams", type=int, metavar="N", help="instead: memory for each of N streams held open")
-    parser.add_argument("--catalog", action="store_true", help="instead: 1,000 aliases and 100,000 keys against few")
-    options = parser.parse_args()
-    if options.catalog and options.only == "floor":
-        parser.error("--catalog measures the gateway")
-    if options.catalog:
-        options.only = "gateway"
-    options.rounds = options.rounds or (1 if options.quick else 5)
-    return options
-
-
-def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    def scenarios(self, usual: list[tuple[str, int]] | None = None) -> list[Scenario]:
+        options = self.options
+        share = QUICK_SHARE if options.quick else 1
+        return choose_scenarios(
+            options.scenario, options.connections, share=share, **({"usual": usual} if usual else {})
+        )
 
 
 if __name__ == "__main__":

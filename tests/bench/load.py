@@ -21,7 +21,10 @@ TAIL_BYTES = 128
 
 
 class LoadSpec(msgspec.Struct, frozen=True):
-    """What to send: `senders` are pairs of key and model, used in turn. `hold` opens every stream and keeps it open."""
+    """What to send: `senders` are pairs of key and model, used in turn; `headers` go with every request.
+
+    `hold` opens every stream and keeps it open.
+    """
 
     port: int
     connections: int
@@ -29,6 +32,7 @@ class LoadSpec(msgspec.Struct, frozen=True):
     warmup_requests: int
     stream: bool
     senders: list[tuple[str, str]]
+    headers: dict[str, str] = {}
     hold: bool = False
 
 
@@ -170,11 +174,12 @@ def request_bytes(spec: LoadSpec, key: str, model: str) -> bytes:
     if spec.stream:
         request |= {"stream": True, "stream_options": {"include_usage": True}}
     body = msgspec.json.encode(request)
+    more = "".join(f"{name}: {value}\r\n" for name, value in spec.headers.items()).encode()
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
         b"Content-Type: application/json\r\nAccept: application/json\r\nUser-Agent: bench\r\n"
-        b"Content-Length: %d\r\n\r\n%s"
-    ) % (spec.port, key.encode(), len(body), body)
+        b"%sContent-Length: %d\r\n\r\n%s"
+    ) % (spec.port, key.encode(), more, len(body), body)
 
 
 def percentile_ms(sorted_s: list[float], share: float) -> float:

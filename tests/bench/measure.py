@@ -7,13 +7,16 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import linear_regression
 
 import msgspec
 
 from tests.bench.load import LoadResult, LoadSpec
 from tests.bench.servers import ROOT, Server
+from tests.bench.visitors import visitors
 
 SETTLING_S = 0.3
+MEMORY_PARTS = 20
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,20 @@ class OpenStreams:
         return (self.open_mib - self.before_mib) * 1024 / self.streams
 
 
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a server after so many requests, at several moments of a long run."""
+
+    requests: list[int]
+    rss_mib: list[float]
+
+    @property
+    def slope_mib(self) -> float:
+        """MiB per 100,000 requests: the line through the later three quarters, when caches and pools have filled."""
+        later = len(self.requests) // 4
+        return 100_000 * linear_regression(self.requests[later:], self.rss_mib[later:]).slope
+
+
 class MeasurementFailed(Exception):
     """The load saw an answer that no customer may get."""
 
@@ -70,8 +87,9 @@ def measure(server: Server, scenario: Scenario) -> Sample:
         warmup_requests=max(scenario.warmup_requests, len(senders)),
         stream=scenario.stream,
         senders=senders,
+        headers=dict(server.headers),
     )
-    with load_process(spec) as load:
+    with load_process(server, spec) as load, visitors(server):
         expect(load, "ready")
         cpu_before_s = server.cpu_s()
         proceed(load)
@@ -88,6 +106,13 @@ def measure(server: Server, scenario: Scenario) -> Sample:
     )
 
 
+def warm_up(server: Server, scenario: Scenario, for_s: float) -> None:
+    """Load it unmeasured for a while: Node.js compiles what is called often, and costs half after some 10,000 requests."""
+    until = time.monotonic() + for_s
+    while time.monotonic() < until:
+        measure(server, scenario)
+
+
 def measure_open_streams(server: Server, provider: Server, streams: int) -> OpenStreams:
     """How much memory a stream takes while it is open: all are held by the provider after their first event."""
     measure(server, Scenario("stream", 64, 200))
@@ -101,7 +126,7 @@ def measure_open_streams(server: Server, provider: Server, streams: int) -> Open
         senders=server.senders["hold"],
         hold=True,
     )
-    with load_process(spec) as load:
+    with load_process(server, spec) as load:
         expect(load, "ready")
         proceed(load)
         expect(load, "open")
@@ -115,6 +140,17 @@ def measure_open_streams(server: Server, provider: Server, streams: int) -> Open
     return OpenStreams(streams, before_mib, open_mib)
 
 
+def measure_memory(server: Server, requests: int) -> Memory:
+    """Load the server in equal parts, and look at its memory after each."""
+    part = Scenario("json", 64, max(64, requests // MEMORY_PARTS))
+    seen, rss_mib = list[int](), list[float]()
+    while not seen or seen[-1] < requests:
+        sample = measure(server, part)
+        seen.append((seen[-1] if seen else 0) + part.requests + part.warmup_requests)
+        rss_mib.append(sample.rss_mib)
+    return Memory(seen, rss_mib)
+
+
 def ask_provider(provider: Server, method: str, what: str) -> int:
     request = urllib.request.Request(f"http://127.0.0.1:{provider.port}/control/{what}", method=method)
     with urllib.request.urlopen(request, timeout=30) as answer:
@@ -122,8 +158,8 @@ def ask_provider(provider: Server, method: str, what: str) -> int:
 
 
 @contextmanager
-def load_process(spec: LoadSpec) -> Iterator[subprocess.Popen[bytes]]:
-    """The load generator, given its specification, and gone at the end whatever happens."""
+def load_process(server: Server, spec: LoadSpec) -> Iterator[subprocess.Popen[bytes]]:
+    """The load generator, given its specification, and gone at the end whatever happens. Failures name the server."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.load"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -132,6 +168,8 @@ def load_process(spec: LoadSpec) -> Iterator[subprocess.Popen[bytes]]:
         process.stdin.write(msgspec.json.encode(spec) + b"\n")
         process.stdin.flush()
         yield process
+    except MeasurementFailed as failure:
+        raise MeasurementFailed(f"{server.name}: {failure}") from None
     finally:
         process.kill()
         process.communicate()

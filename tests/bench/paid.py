@@ -1,87 +1,100 @@
 """The gateway of the benchmark: its database, catalog, account and keys, made with the operators' own calls.
 
 Everything that a paying customer's request meets is switched on: price, scope, limits by key and by account, a balance.
-`python -m tests.bench.paid` prepares a database and prints the keys; `start_gateway` starts a server on it.
+`python -m tests.bench.paid` prepares the database of the settings and prints the keys; `start_gateway` starts a server on it.
 """
 
+import argparse
 import json
+import os
 import sqlite3
 import subprocess
-import sys
+from collections.abc import Mapping
 from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from models.database import parse_url
 from models.secrets import hash_key_secret, new_key_secret
 from tests.bench.provider import MANNERS
-from tests.bench.servers import ROOT, Server, ServerFailed, clean_environment, free_port, start_server
+from tests.bench.servers import ROOT, Server, ServerFailed, module, start_server
+from tests.bench.stores import Stores
+from tests.bench.visitors import PASSWORD, VISITOR
+from tests.servers import free_port
 
-EMAIL = "bench@example.com"
 PLENTY = 100_000_000
 LARGE_ALIASES = 1_000
 LARGE_KEYS = 100_000
 LARGE_BUSY_KEYS = 64
 """Of a large catalog's keys, those that send requests, one a connection; the others stand in the database. With
 thousands taking turns, what is measured is the processor's cache: each request then finds none of its objects there."""
+PATIENCE = {"GATEWAY_UPSTREAM_FIRST_BYTE_TIMEOUT_S": "300", "GATEWAY_UPSTREAM_IDLE_TIMEOUT_S": "300"}
 
 
-def start_gateway(folder: Path, provider: Server, *, large: bool = False) -> Server:
-    """A gateway on a fresh database. `large` gives it 1,000 aliases and 100,000 keys, and many of both to the load."""
-    name = "gateway-large" if large else "gateway"
+def start_gateway(
+    folder: Path,
+    provider: Server,
+    stores: Stores,
+    *,
+    name: str = "gateway",
+    workers: int = 1,
+    accounts: int = 1,
+    large: bool = False,
+) -> Server:
+    """A gateway on fresh stores. Its load takes turns among so many accounts with a key each.
+
+    `large` gives it 1,000 aliases and 100,000 keys, and many of both to the load.
+    """
+    run_module(["gateway", "migrate"], stores.environment)
+    wanted = ["--accounts", str(accounts), *(["--large"] if large else [])]
+    senders = json.loads(run_module(["tests.bench.paid", str(provider.port), *wanted], stores.environment))
     port = free_port()
-    database_path = folder / f"{name}.db"
-    environment = {
-        "GATEWAY_DATABASE_URL": f"sqlite://{database_path}",
-        "GATEWAY_UPSTREAM_FIRST_BYTE_TIMEOUT_S": "300",
-        "GATEWAY_UPSTREAM_IDLE_TIMEOUT_S": "300",
-    }
-    run_module(["gateway", "migrate"], environment)
-    senders = json.loads(
-        run_module(
-            ["tests.bench.paid", str(database_path), str(provider.port), *(["large"] if large else [])], environment
-        )
-    )
     return start_server(
         name,
-        ["gateway", "serve", "--host", "127.0.0.1", "--port", str(port)],
+        module("gateway", "serve", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)),
         port=port,
         folder=folder,
-        environment=environment,
+        environment=stores.environment | PATIENCE | {"GATEWAY_SPOOL_DIR": str(folder / f"{name}-spool")},
         senders={manner: [(key, model) for key, model in pairs] for manner, pairs in senders.items()},
         ready_path="/readyz",
+        # The first of several workers answers before the last one is there.
+        ready_word=b"gateway: serving",
+        pinned=workers == 1,
     )
 
 
-def run_module(arguments: list[str], environment: dict[str, str]) -> bytes:
-    ended = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=clean_environment(environment),
-        capture_output=True,
-        check=False,
-    )
+def reconcile(stores: Stores) -> str:
+    """What `gateway reconcile` says. Raises ServerFailed when an invariant does not hold."""
+    return run_module(["gateway", "reconcile"], stores.environment).decode().rstrip()
+
+
+def run_module(arguments: list[str], environment: Mapping[str, str]) -> bytes:
+    ended = subprocess.run(module(*arguments), cwd=ROOT, env=environment, capture_output=True, check=False)
     if ended.returncode:
-        raise ServerFailed(f"{' '.join(arguments)} ended with {ended.returncode}:\n{ended.stderr.decode()[-2000:]}")
+        said = (ended.stdout + ended.stderr).decode()[-2000:]
+        raise ServerFailed(f"{' '.join(arguments)} ended with {ended.returncode}:\n{said}")
     return ended.stdout
 
 
-def prepare_gateway(database_path: Path, provider_port: int) -> tuple[str, Any]:
-    """One provider, an alias for each of its manners with a route and a price, a rich account, a fully limited key."""
-    import ops
-
-    desk = ops.connect(f"sqlite://{database_path}", operator="bench")
+def prepare_gateway(desk: Any, provider_port: int, accounts: int) -> list[str]:
+    """One provider, an alias for each of its manners with a route and a price, rich accounts, a fully limited key each."""
     desk.catalog.add_provider("instant", base_url=f"http://127.0.0.1:{provider_port}/v1", api_key="provider-key")
     for manner in MANNERS:
         add_alias(desk, alias_of(manner), upstream_model=manner)
-    desk.accounts.create(EMAIL, password="a password for the benchmark")
-    desk.credits.grant(EMAIL, credits="1000000", reason="benchmark", grant_key="bench")
-    issued = desk.keys.issue(EMAIL, name="bench", models=[alias_of(manner) for manner in MANNERS])
-    for subject in ({"key": issued.id}, {"account": EMAIL}):
+    return [add_customer(desk, f"bench-{number}@example.com") for number in range(accounts)]
+
+
+def add_customer(desk: Any, email: str) -> str:
+    # Hashing a password takes its time; one of them signs in.
+    desk.accounts.create(email, password=PASSWORD if email == VISITOR else None)
+    desk.credits.grant(email, credits="1000000", reason="benchmark", grant_key=email)
+    issued = desk.keys.issue(email, name="bench", models=[alias_of(manner) for manner in MANNERS])
+    for subject in ({"key": issued.id}, {"account": email}):
         desk.limits.set(**subject, unit="requests", quota=PLENTY, window_s=60)
         desk.limits.set(**subject, unit="tokens", quota=PLENTY, window_s=60)
         desk.limits.set(**subject, unit="concurrent", quota=10_000)
-    return issued.secret, desk
+    return str(issued.secret)
 
 
 def alias_of(manner: str) -> str:
@@ -133,13 +146,23 @@ def insert_keys(database_path: Path, like_secret: str, aliases: list[str]) -> li
     return secrets[:LARGE_BUSY_KEYS]
 
 
-def main(database_path: Path, provider_port: int, *, large: bool) -> None:
-    secret, desk = prepare_gateway(database_path, provider_port)
-    senders = {manner: [(secret, alias_of(manner))] for manner in MANNERS}
-    if large:
-        senders["instant"] = enlarge(desk, database_path, secret)
+def main() -> None:
+    import ops
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("provider_port", type=int)
+    parser.add_argument("--accounts", type=int, default=1)
+    parser.add_argument("--large", action="store_true")
+    options = parser.parse_args()
+    desk = ops.connect(operator="bench")
+    secrets = prepare_gateway(desk, options.provider_port, options.accounts)
+    senders = {manner: [(secret, alias_of(manner)) for secret in secrets] for manner in MANNERS}
+    if options.large:
+        path = parse_url(os.environ["GATEWAY_DATABASE_URL"]).path
+        assert path is not None
+        senders["instant"] = enlarge(desk, path, secrets[0])
     print(json.dumps(senders), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), large=sys.argv[3:] == ["large"])
+    main()

@@ -5,7 +5,6 @@ What runs inside is named by its command line; the gateway's own preparation is 
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,9 +17,11 @@ from pathlib import Path
 import psutil
 
 from tests.bench.provider import MANNERS
+from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 30
+Senders = Mapping[str, list[tuple[str, str]]]
 
 
 class ServerFailed(Exception):
@@ -31,13 +32,16 @@ class ServerFailed(Exception):
 class Server:
     """A running server with its children.
 
-    `senders` are the keys and models that the load uses against it, for each manner of the provider.
+    `senders` are the keys and models that the load uses against it, for each manner of the provider; `headers` are what
+    it wants to read beside them; `pages_per_s` is how many pages of its dashboard are opened meanwhile.
     """
 
     name: str
     port: int
     process: subprocess.Popen[bytes]
-    senders: Mapping[str, list[tuple[str, str]]]
+    senders: Senders
+    headers: Mapping[str, str]
+    pages_per_s: float = 0
 
     def tree(self) -> list[psutil.Process]:
         main = psutil.Process(self.process.pid)
@@ -61,29 +65,39 @@ class Server:
 
 def start_server(
     name: str,
-    arguments: Sequence[str],
+    command: Sequence[str],
     *,
     port: int,
     folder: Path,
     environment: Mapping[str, str] | None = None,
-    senders: Mapping[str, list[tuple[str, str]]] | None = None,
+    senders: Senders | None = None,
+    headers: Mapping[str, str] | None = None,
     ready_path: str = "/healthz",
+    ready_word: bytes = b"",
+    ready_within_s: float = READY_WITHIN_S,
+    pinned: bool = True,
 ) -> Server:
-    """Run `python -m …` and come back when it answers on its port."""
+    """Run a command and come back when it answers on its port, and has said `ready_word` before.
+
+    `environment` is all that it gets; ours if none is given.
+    """
     log_path = folder / f"{name}.log"
     with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], cwd=ROOT, stdout=log, stderr=log, env=clean_environment(environment)
-        )
-    if name != "provider":
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment or clean_environment())
+    if pinned:
         pin(process.pid, measured=True)
-    deadline = time.monotonic() + READY_WITHIN_S
-    while not answers(f"http://127.0.0.1:{port}{ready_path}"):
+    deadline = time.monotonic() + ready_within_s
+    while ready_word not in log_path.read_bytes() or not answers(f"http://127.0.0.1:{port}{ready_path}"):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise ServerFailed(f"{name} is not ready:\n{log_path.read_text(errors='replace')[-2000:]}")
         time.sleep(0.05)
-    return Server(name, port, process, senders or {})
+    return Server(name, port, process, senders or {}, headers or {})
+
+
+def module(*arguments: str) -> list[str]:
+    """The command that runs a module of ours with this Python."""
+    return [sys.executable, "-m", *arguments]
 
 
 def pin(pid: int, *, measured: bool) -> None:
@@ -113,20 +127,14 @@ def clean_environment(additions: Mapping[str, str] | None = None) -> dict[str, s
     return {**inherited, **(additions or {})}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start_provider(folder: Path) -> Server:
     port = free_port()
-    arguments = ["tests.bench.provider", str(port)]
-    return start_server("provider", arguments, port=port, folder=folder, ready_path="/control/held")
+    command = module("tests.bench.provider", str(port))
+    return start_server("provider", command, port=port, folder=folder, ready_path="/control/held", pinned=False)
 
 
-def start_floor(folder: Path, provider: Server) -> Server:
+def start_floor(folder: Path, provider: Server, *, pinned: bool = True) -> Server:
     port = free_port()
-    arguments = ["tests.bench.floor", str(port), f"http://127.0.0.1:{provider.port}"]
+    command = module("tests.bench.floor", str(port), f"http://127.0.0.1:{provider.port}")
     senders = {manner: [("no key", manner)] for manner in MANNERS}
-    return start_server("floor", arguments, port=port, folder=folder, senders=senders)
+    return start_server("floor", command, port=port, folder=folder, senders=senders, pinned=pinned)

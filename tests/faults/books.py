@@ -62,9 +62,9 @@ async def leave_after(rig: Rig, customer: Customer, model: str, seconds: float, 
 
 
 async def metric(rig: Rig, name: str, **labels: str) -> float:
-    """A number of /metrics; 0 when it does not stand there yet."""
-    async with client() as session, session.get(rig.url + "/metrics") as response:
-        text = await response.text()
+    """A number of /metrics, over all workers; 0 when it does not stand there yet."""
+    # What a worker has counted is written down when it is asked; then each of them shows the numbers of all.
+    text = (await asyncio.to_thread(rig.workers.metrics))[-1]
     for line in text.splitlines():
         found = re.fullmatch(rf"{name}(?:{{(.*)}})? (\S+)", line)
         if found and all(f'{key}="{value}"' in (found[1] or "") for key, value in labels.items()):

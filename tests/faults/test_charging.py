@@ -166,6 +166,7 @@ async def test_an_answer_is_charged_exactly_once_and_says_how_much(rig: Rig) -> 
     ada = rig.customer(models=[alias])
     whole = await rig.chat(ada, alias)
     streamed = await rig.chat(ada, alias, stream=True, stream_options={"include_usage": True})
+    assert (whole.status, streamed.status) == (200, 200), (whole.body, streamed.body)
     bill = bill_nano((await rig.provider.calls(model))[0]["usage"])
     shown = [whole.headers["x-credits-charged"], streamed.events[-1]["usage"]["cost_credits"]]
     assert [int(Decimal(text) * NANO_PER_CREDIT) for text in shown] == [bill, bill]

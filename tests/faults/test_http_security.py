@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.wire import MIB, chat_body, chat_request, connect, rss_mib, talk
+from tests.faults.wire import MIB, chat_body, chat_request, connect, talk
 from tests.rig import Customer, Rig, client, start_rig
 
 CREDENTIAL = "canary-provider-credential"
@@ -166,7 +166,7 @@ async def test_a_body_announced_too_large_is_refused_before_it_is_read(shelf: Sh
 async def test_a_chunked_body_is_refused_when_it_grows_too_large(shelf: Shelf) -> None:
     """Without memory for what comes after: the client would send 256 MiB."""
     rig, ada, _, upstream = shelf
-    before = rss_mib(rig.server.popen.pid)
+    before = rig.workers.rss_mib
     reader, writer = await connect(rig.url)
     writer.write(chat_request(ada, b"", "Transfer-Encoding: chunked", length=False))
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
@@ -185,7 +185,7 @@ async def test_a_chunked_body_is_refused_when_it_grows_too_large(shelf: Shelf) -
         with pytest.raises(ConnectionError):
             await sending
     writer.transport.abort()
-    assert rss_mib(rig.server.popen.pid) - before < 16
+    assert rig.workers.rss_mib - before < 16
     assert not await rig.provider.calls(upstream)
 
 
@@ -199,14 +199,14 @@ async def test_a_body_just_small_enough_passes(shelf: Shelf) -> None:
 
 async def test_a_compressed_body_is_refused_and_never_unpacked(shelf: Shelf) -> None:
     rig, ada, alias, upstream = shelf
-    before = rss_mib(rig.server.popen.pid)
+    before = rig.workers.rss_mib
     bomb = gzip.compress(b" " * (256 * MIB // 2))
     assert len(bomb) < MIB
     for body in (gzip.compress(chat_body(alias)), bomb):
         answer = await rig.post({**ada.headers, "Content-Encoding": "gzip"}, body)
         assert answer.status in (400, 415)
         assert answer.error["message"]
-    assert rss_mib(rig.server.popen.pid) - before < 16
+    assert rig.workers.rss_mib - before < 16
     assert not await rig.provider.calls(upstream)
 
 

@@ -120,8 +120,9 @@ async def test_the_provider_failing_after_the_client_left_is_free(rig: Rig) -> N
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A gateway that reads on for a moment only, and for two streams at once."""
-    with start_rig(tmp_path_factory.mktemp("hasty"), GATEWAY_DRAIN_S="0.4", GATEWAY_DRAIN_MAX="2") as running:
+    """A gateway that reads on for a moment only, and for two streams at once in its one worker."""
+    settings = {"GATEWAY_DRAIN_S": "0.4", "GATEWAY_DRAIN_MAX": "2", "GATEWAY_WORKERS": "1"}
+    with start_rig(tmp_path_factory.mktemp("hasty"), **settings) as running:
         yield running
         running.reconcile()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import models.price_list
 import ops
 from models.errors import NeedsConfirmation
 from tests.faults.books import aliases, record_of
@@ -64,6 +65,21 @@ async def test_a_price_dated_ahead_begins_at_its_second(rig: Rig) -> None:
         assert (record["price_version"] == version) == (record["at"] >= begins)
         price = NEW if record["at"] >= begins else OLD
         assert record["charge_nano"] == price.charge_nano(100, 5)
+
+
+async def test_a_price_that_was_cancelled_does_not_begin(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers had it in their snapshots already; they forget it within a second, without a restart."""
+    monkeypatch.setattr(models.price_list, "CANCEL_AHEAD_US", 1_000_000)
+    [alias] = aliases(rig, f"sim:{COUNTS},tag=cancelled", price=OLD)
+    ada = rig.customer(models=[alias])
+    begins = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+    version = publish(rig, alias, NEW, effective_from=begins)
+    rig.settle_feed()
+    rig.desk.catalog.cancel_price(version, reason="test")
+    while dt.datetime.now(dt.UTC) < begins:
+        await asyncio.sleep(0.05)
+    for answer in await rig.everywhere(ada, alias):
+        assert record_of(rig, ada, answer)["charge_nano"] == OLD.charge_nano(100, 5)
 
 
 async def test_a_tier_is_chosen_by_all_of_the_actual_input(rig: Rig) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 
 import aiohttp
 import pytest
@@ -31,25 +34,24 @@ def rig(own_rig: Rig) -> Iterator[Rig]:
     own_rig.reconcile()
 
 
-def terminate(rig: Rig) -> float:
+def terminate(rig: Rig) -> list[int]:
+    """SIGTERM, with a line to every worker, which are returned."""
+    workers = rig.workers.call()
     rig.server.popen.send_signal(signal.SIGTERM)
-    return time.monotonic()
+    return workers
 
 
 async def ended(rig: Rig, within_s: float) -> int:
     return await asyncio.to_thread(rig.server.stop, within_s=within_s)
 
 
-async def stopping(rig: Rig) -> None:
-    """Wait until the server says that it stops, or answers no more."""
-    async with asyncio.timeout(1), client() as session:
-        while True:
-            try:
-                async with session.get(rig.url + "/readyz") as response:
-                    if response.status == 503:
-                        return
-            except aiohttp.ClientError:
-                return
+async def stopping(rig: Rig, workers: list[int]) -> None:
+    """Wait until every worker says that it stops, or answers no more."""
+    async with asyncio.timeout(1):
+        for worker in workers:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                while (await asyncio.to_thread(rig.workers.ask, worker, "GET", "/readyz"))[0] != 503:
+                    pass
 
 
 class Reader:
@@ -100,8 +102,7 @@ async def test_two_hundred_streams_are_finished_and_charged_and_nobody_else_is_a
         whole = asyncio.create_task(rig.chat(ada, alias))
         await rig.provider.wait(upstream, count=221)
         await asyncio.gather(*[reader.leave() for reader in readers[200:]])
-        terminate(rig)
-        await stopping(rig)
+        await stopping(rig, terminate(rig))
         for new in (kept_alive, session):
             assert await refused(rig, new, bob, alias)
         await rig.provider.release(upstream)
@@ -110,6 +111,8 @@ async def test_two_hundred_streams_are_finished_and_charged_and_nobody_else_is_a
     assert await ended(rig, 10) == 0
     assert all(reader.is_whole for reader in readers[:200])
     records = rig.records(ada)
+    [last_used] = rig.desk.keys.list(ada.email)["last_used_at"]
+    assert abs(last_used - max(record["at"] for record in records)) < timedelta(seconds=1)
     assert Counter(record["outcome"] for record in records) == {"served": 201, "left": 20}
     assert len({record["charge_nano"] for record in records if record["outcome"] == "served"}) == 1
     assert rig.spent_nano(ada) == sum(record["charge_nano"] for record in records)
@@ -118,18 +121,19 @@ async def test_two_hundred_streams_are_finished_and_charged_and_nobody_else_is_a
 
 
 async def test_past_its_bound_a_stream_ends_with_an_error_and_nothing_is_charged(rig: Rig) -> None:
-    """Faults 30: the bound is one second; the provider never goes on."""
+    """Faults 30: the bound is one second; the provider never goes on, and no other route is begun after it."""
     rig.server.stop()
     rig.start(GATEWAY_SHUTDOWN_S="1")
-    upstream = "sim:words=6,gate,tag=bound"
-    alias = rig.alias(upstream)
+    upstream, other = "sim:words=6,gate,tag=bound", "sim:words=1,tag=beyond-the-bound"
+    alias = rig.alias(upstream, other)
     ada = rig.customer(models=[alias])
     async with client() as session:
         readers = [Reader(rig, session, ada, alias) for _ in range(30)]
         await asyncio.gather(*[reader.first() for reader in readers])
         whole = [asyncio.create_task(rig.chat(ada, alias)) for _ in range(5)]
         await rig.provider.wait(upstream, count=35)
-        began = terminate(rig)
+        began = time.monotonic()
+        terminate(rig)
         await asyncio.gather(*[reader.rest() for reader in readers])
         answers = await asyncio.gather(*whole, return_exceptions=True)
     assert await ended(rig, 10) == 0
@@ -143,6 +147,7 @@ async def test_past_its_bound_a_stream_ends_with_an_error_and_nothing_is_charged
     assert rig.spent_nano(ada) == rig.held_nano(ada) == 0
     assert {record["outcome"] for record in rig.records(ada)} <= {"failed"}
     await rig.provider.wait(upstream, count=35, state="left")
+    assert await rig.provider.calls(other) == []
     assert "Traceback" not in rig.server.log.read_text()
 
 

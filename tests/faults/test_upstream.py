@@ -7,11 +7,14 @@ import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.rig import Answer, Customer, Rig, free_port, start_rig
+from tests.proxy import Proxy
+from tests.rig import Answer, Customer, Rig, client, start_rig
+from tests.servers import free_port
 
 GOOD = "sim:words=3,tag="
 
@@ -147,6 +150,32 @@ async def test_an_address_where_nobody_listens_falls_back_at_once(rig: Rig) -> N
     assert await attempts(rig, ada) == [0, 200]
 
 
+async def test_a_provider_behind_a_broken_network_is_given_up_and_free(rig: Rig) -> None:
+    """Faults 47, on a kept-alive connection: nothing comes any more, or it is reset; and then the network is back."""
+    with Proxy(rig.provider.root) as door:
+        alias = rig.alias()
+        rig.desk.catalog.add_provider("far", base_url=f"{door.url}/v1", api_key="canary-far")
+        rig.desk.catalog.add_route(alias, provider="far", upstream_model=GOOD + "far", position=1, weight=1)
+        rig.desk.catalog.add_route(alias, provider="fp", upstream_model=GOOD + "near", position=2, weight=1)
+        rig.settle_feed()
+        ada = rig.customer(models=[alias])
+        async with client() as session:
+            for break_it in (door.freeze, door.freeze_answers, door.cut):
+                assert (await rig.chat(ada, alias, over=session)).status == 200
+                break_it()
+                for stream in (False, True):
+                    answer = await rig.chat(ada, alias, over=session, stream=stream)
+                    assert answer.is_done if stream else answer.status == 200
+                door.pass_on()
+    await rig.settled(ada, records=9)
+    tried = [[a["status"] for a in json.loads(record["attempts"])] for record in rig.records(ada)]
+    assert [statuses[-1] for statuses in tried] == [200] * 9
+    assert tried[0::3] == [[200]] * 3
+    assert all(set(statuses[:-1]) == {0} for i, statuses in enumerate(tried) if i % 3)
+    assert len({record["charge_nano"] for record in rig.records(ada)}) == 1
+    assert rig.spent_nano(ada) == 9 * rig.records(ada)[0]["charge_nano"]
+
+
 # ── faults 48: whose mistake a status is ──────────────────────────────────────────────────────────────────────────
 
 
@@ -226,10 +255,11 @@ class ForgetfulProvider:
 
 
 async def test_a_dead_kept_alive_connection_is_retried_once_on_the_same_route(rig: Rig) -> None:
-    async with ForgetfulProvider() as provider:
+    # One connection to the gateway, so that the same worker, with the same connections to the provider, has all of them.
+    async with ForgetfulProvider() as provider, client() as session:
         alias, ada = _alias_of(rig, provider, "forgetful")
         for _ in range(3):
-            assert (await rig.chat(ada, alias)).status == 200
+            assert (await rig.chat(ada, alias, over=session)).status == 200
         # Each call but the first found its connection dead, and got a new one.
         assert provider.requests == 5
     await rig.settled(ada, records=3)
@@ -240,10 +270,10 @@ async def test_a_dead_kept_alive_connection_is_retried_once_on_the_same_route(ri
 
 async def test_a_fresh_connection_that_dies_is_not_retried(rig: Rig) -> None:
     """Faults 45: what was a dead connection once is a failing provider the second time."""
-    async with ForgetfulProvider(drops_fresh_ones=True) as provider:
+    async with ForgetfulProvider(drops_fresh_ones=True) as provider, client() as session:
         alias, ada = _alias_of(rig, provider, "dying")
-        assert (await rig.chat(ada, alias)).status == 200
-        assert (await rig.chat(ada, alias)).status == 502
+        assert (await rig.chat(ada, alias, over=session)).status == 200
+        assert (await rig.chat(ada, alias, over=session)).status == 502
         assert provider.requests == 3
 
 
@@ -260,8 +290,9 @@ def _alias_of(rig: Rig, provider: ForgetfulProvider, name: str) -> tuple[str, Cu
 
 @pytest.fixture(scope="module")
 def resting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """Three failures in a row, and a route rests for half a second."""
-    with start_rig(tmp_path_factory.mktemp("resting"), GATEWAY_COOLDOWN_AFTER="3", GATEWAY_COOLDOWN_S="0.5") as running:
+    """Three failures in a row, and a route rests for half a second. One worker, for each finds out by itself."""
+    settings = {"GATEWAY_COOLDOWN_AFTER": "3", "GATEWAY_COOLDOWN_S": "0.5", "GATEWAY_WORKERS": "1"}
+    with start_rig(tmp_path_factory.mktemp("resting"), **settings) as running:
         yield running
         running.reconcile()
 
@@ -269,7 +300,7 @@ def resting_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 async def test_a_failing_route_rests_and_one_probe_brings_it_back(resting_rig: Rig) -> None:
     """Faults 49."""
     rig = resting_rig
-    flaky, spare = "sim:flaky=3,first_ms=200,words=1", "sim:words=1,tag=spare"
+    flaky, spare = "sim:flaky=3,gate,words=1", "sim:words=1,tag=spare"
     alias = rig.alias(flaky, spare)
     ada = rig.customer(models=[alias])
     for _ in range(3):
@@ -281,10 +312,17 @@ async def test_a_failing_route_rests_and_one_probe_brings_it_back(resting_rig: R
     rested = (await calls(rig, spare))[0]
     assert await calls(rig, flaky) == [3]
     await asyncio.sleep(rests + 0.6 - time.monotonic())
-    answers = await asyncio.gather(*[rig.chat(ada, alias) for _ in range(10)])
-    assert {answer.status for answer in answers} == {200}
-    assert await calls(rig, flaky, spare) == [4, rested + 9], "one probes it, the others do not wait for that"
-    assert (await rig.chat(ada, alias)).status == 200
+    asked = [asyncio.create_task(rig.chat(ada, alias)) for _ in range(10)]
+    # One probes it and is held there; the others do not wait for that.
+    for answer in itertools.islice(asyncio.as_completed(asked), 9):
+        assert (await answer).status == 200
+    assert await calls(rig, flaky, spare) == [4, rested + 9]
+    await rig.provider.release(flaky)
+    assert {(await answer).status for answer in asked} == {200}
+    last = asyncio.create_task(rig.chat(ada, alias))
+    await rig.provider.wait(flaky, count=5)
+    await rig.provider.release(flaky)
+    assert (await last).status == 200
     assert await calls(rig, flaky, spare) == [5, rested + 9]
 
 
@@ -335,3 +373,16 @@ async def test_the_clients_mistakes_do_not_make_a_route_rest(resting_rig: Rig) -
     alias = rig.alias("sim:status=400,tag=innocent")
     ada = rig.customer(models=[alias])
     assert [(await rig.chat(ada, alias)).status for _ in range(6)] == [400] * 6
+
+
+async def test_a_failing_route_rests_in_every_worker_and_each_has_one_budget(tmp_path: Path) -> None:
+    """Faults 49: what a route costs before it rests grows with the workers, and no further."""
+    with start_rig(tmp_path, GATEWAY_COOLDOWN_AFTER="3", GATEWAY_COOLDOWN_S="60") as rig:
+        broken, spare = "sim:status=500,tag=each", "sim:words=1,tag=each-spare"
+        alias = rig.alias(broken, spare)
+        ada = rig.customer(models=[alias])
+        for _ in range(5):
+            assert {answer.status for answer in await rig.everywhere(ada, alias)} == {200}
+        workers = len(rig.workers.pids)
+        assert await calls(rig, broken, spare) == [3 * workers, 5 * workers]
+        rig.reconcile()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import urllib.parse
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -57,12 +56,6 @@ async def events_of(session: aiohttp.ClientSession, rig: Rig, customer: Customer
         async for line in response.content:
             if line.startswith(b"data: "):
                 yield line[6:].rstrip()
-
-
-def rss_mib(pid: int) -> float:
-    """Resident memory of a process."""
-    line = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
 
 
 def route_id(rig: Rig, alias: str, position: int = 1) -> int:

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 import ops
-from gateway.settings import Settings
-from tests.rig import ROOT, Process, free_port
+from gateway.settings import Settings, variable_of
+from models.ids import new_request_id
+from models.months import Month
+from tests.rig import ROOT, Process
 
-COMMANDS = ("demo", "serve", "migrate", "reconcile", "simulate-provider")
+COMMANDS = ("demo", "serve", "migrate", "reconcile", "drop-usage", "quarantine", "operator-role", "simulate-provider")
 POSTGRES = "postgres://user:pass-word@127.0.0.1:1/gateway"
 
 
@@ -83,7 +85,7 @@ def test_every_command_explains_itself(tmp_path: Path, command: str) -> None:
 def test_the_help_of_serve_lists_every_setting_with_its_default(tmp_path: Path) -> None:
     shown = " ".join(gateway(tmp_path, "serve", "--help", COLUMNS="120").stdout.split())
     for name, field in Settings.model_fields.items():
-        assert f"GATEWAY_{name.upper()} " in shown
+        assert f"{variable_of(name)} " in shown
         assert str(field.description).split(maxsplit=1)[0] in shown
     assert "port to listen on (8000)" in shown
     assert "closed, invite, open (closed)" in shown
@@ -147,9 +149,9 @@ def test_the_demo_does_not_touch_a_postgres_database(tmp_path: Path) -> None:
 
 
 def test_a_second_server_on_the_same_database_and_a_taken_port_are_refused(migrated: Path) -> None:
-    first = Process(["serve", "--port", str(free_port())], {}, migrated / "first.log")
+    first = Process(["serve", "--port", "0"], {}, migrated / "first.log")
     try:
-        assert "another server" in refusal(gateway(migrated, "serve", "--port", str(free_port())))
+        assert "another server" in refusal(gateway(migrated, "serve", "--port", "0"))
         assert "another server" in refusal(gateway(migrated, "demo", "--port", "0"))
         with urllib.request.urlopen(f"{first.url}/readyz", timeout=10) as answer:
             assert answer.status == 200
@@ -223,3 +225,64 @@ def test_reconcile_fails_when_a_balance_was_altered_behind_its_back(migrated: Pa
     document = gateway(migrated, "reconcile", "--json")
     assert document.returncode == 1
     assert json.loads(document.stdout)["ok"] is False
+
+
+# ── drop-usage ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def with_old_usage(migrated: Path) -> Path:
+    """Two usage records of January and one of February 2026, of requests that failed and so moved no money."""
+    with sqlite3.connect(migrated / "var" / "gateway.db") as connection:
+        for n, month in enumerate((1, 1, 2)):
+            at_us = Month(2026, month).start_us + n
+            values = (new_request_id(at_us), at_us, *[1] * 5, "failed", *[0] * 9, "[]", 0, 0)
+            connection.execute(f"INSERT INTO usage VALUES ({', '.join('?' * len(values))})", values)
+    return migrated
+
+
+def kept(folder: Path) -> int:
+    with sqlite3.connect(folder / "var" / "gateway.db") as connection:
+        return int(connection.execute("SELECT COUNT(*) FROM usage").fetchone()[0])
+
+
+def test_dropping_usage_shows_first_and_then_does_it(with_old_usage: Path) -> None:
+    shown = gateway(with_old_usage, "drop-usage", "--before", "2026-02")
+    assert shown.returncode == 0, shown.stderr
+    assert "would drop 2026-01: 2 records" in shown.stdout
+    assert "nothing was changed" in shown.stdout
+    assert kept(with_old_usage) == 3
+    done = gateway(with_old_usage, "drop-usage", "--before", "2026-02", "--yes", OPS_OPERATOR="olga")
+    assert done.returncode == 0, done.stderr
+    assert "dropped 2 usage records from before 2026-02-01 00:00 UTC" in done.stdout
+    assert kept(with_old_usage) == 1
+    with sqlite3.connect(with_old_usage / "var" / "gateway.db") as connection:
+        assert connection.execute("SELECT operator, action, reason FROM audit").fetchall() == [
+            ("olga", "usage.drop", "retention")
+        ]
+    again = gateway(with_old_usage, "drop-usage", "--before", "2026-02", "--yes")
+    assert again.returncode == 0
+    assert "nothing to drop" in again.stdout
+
+
+def test_days_are_summed_again_and_said_so(with_old_usage: Path) -> None:
+    """As after a slow clock: those days count as rolled up, and have no sums."""
+    with sqlite3.connect(with_old_usage / "var" / "gateway.db") as connection:
+        connection.execute("UPDATE usage_rollup SET until_us = ?", [Month(2026, 2).start_us])
+    thirteenth = "days that are rolled up are the sums of their records"
+    before = gateway(with_old_usage, "reconcile")
+    assert f"FAILS  {thirteenth}" in before.stdout
+    after = gateway(with_old_usage, "reconcile", "--sum-days", OPS_OPERATOR="olga")
+    assert f"holds  {thirteenth}" in after.stdout
+    assert "summed again: 2026-01" in after.stderr
+    with sqlite3.connect(with_old_usage / "var" / "gateway.db") as connection:
+        assert connection.execute("SELECT SUM(requests) FROM usage_day").fetchone() == (2,)
+        assert set(connection.execute("SELECT operator, action FROM audit")) == {("olga", "usage.sum_again")}
+    assert "summed again" not in gateway(with_old_usage, "reconcile", "--sum-days").stderr
+
+
+@pytest.mark.parametrize("month", ["2026-13", "january", "9999-01", ""])
+def test_a_bad_or_future_month_is_one_line(with_old_usage: Path, month: str) -> None:
+    for more in ([], ["--yes"]):
+        assert "before" in refusal(gateway(with_old_usage, "drop-usage", "--before", month, *more))
+    assert kept(with_old_usage) == 3

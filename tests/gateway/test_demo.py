@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import stat
@@ -21,7 +22,7 @@ import pytest
 
 import ops
 from gateway.demo_catalog import ALIASES, REAL_PROVIDERS
-from tests.rig import Process
+from tests.rig import ROOT, Process
 
 EMAIL = "demo@example.com"
 # A fixed answer of the one alias that the demo prints: what a token of it costs, in nano-credits.
@@ -215,3 +216,15 @@ def test_a_real_provider_takes_over_its_aliases_when_its_key_is_set(tmp_path: Pa
     kept = b"".join(path.read_bytes() for path in (tmp_path / "var").iterdir())
     assert canary.encode() not in kept
     assert canary not in running.printed
+
+
+def test_its_database_can_be_made_before_it_and_is_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gateway", "demo", "--prepare"]
+    told = {k: v for k, v in os.environ.items() if not k.startswith("GATEWAY_")} | {"PYTHONPATH": str(ROOT)}
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, env=told, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    made = json.loads((tmp_path / "var" / "demo.json").read_text())
+    with start_demo(tmp_path) as demo:
+        assert (demo.key, demo.password) == (made["api_key"], f"password {made['password']}")
+        assert json.loads(paste(demo.curls[0]))["model"] == "deepseek-chat"

@@ -19,8 +19,8 @@ from models.accounts import (
 from models.credits import grant, take_back
 from models.errors import AlreadyExists, BadInput, Conflict, InsufficientCredits, NotFound
 from models.ids import DAY_US, now_us
+from models.passwords import is_password
 from models.records import Account, Audit, Transfer, User
-from models.secrets import verify_password
 from tests.models.shop import Shop, last_change, sqlite_only, trace
 
 CREDIT = 10**9
@@ -45,7 +45,9 @@ async def test_a_password_is_stored_hashed(shop: Shop) -> None:
     stored = (await User.get(email="bob@example.com")).password_hash
     assert stored is not None
     assert "long enough" not in stored
-    assert verify_password("long enough", stored)
+    assert await is_password("long enough", stored)
+    assert not await is_password("long enougH", stored)
+    assert not await is_password("long enough", None)
 
 
 @sqlite_only

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from models.accounts import create_account
 from models.catalog import add_model
 from models.errors import BadInput, Conflict, NotFound
-from models.ids import now_us
+from models.ids import SECOND_US, now_us
+from models.key_uses import note_uses
 from models.keys import (
+    LONGEST_GRACE_S,
     disable_key,
+    edit_key,
     enable_key,
+    end_grace,
+    find_key,
     issue_key,
     key_rows,
     regenerate_key,
     revoke_key,
     set_key_models,
 )
+from models.limits import own_limits
 from models.records import ApiKey, Audit
-from models.secrets import hash_key_secret
+from models.secrets import hash_key_secret, key_secret_of
 from tests.models.shop import Shop, last_change, sqlite_only, trace
 
 ADA = "ada@example.com"
@@ -101,3 +109,103 @@ async def test_the_scope_can_be_replaced_and_is_listed(shop: Shop) -> None:
         await set_key_models(shop.database, "olga", shop.key_id, [])
     assert (await key_rows(shop.database))[0]["models"] == ["large-chat"]
     assert "secret_hash" not in row
+
+
+async def test_an_old_secret_is_kept_for_its_grace_and_a_still_older_one_is_dropped(shop: Shop) -> None:
+    first = await ApiKey.get(id=shop.key_id)
+    before_us = now_us()
+    await regenerate_key(shop.database, "olga", shop.key_id, grace_s=3600)
+    second = await ApiKey.get(id=shop.key_id)
+    assert second.old_secret_hash == first.secret_hash
+    assert second.old_until_us is not None
+    assert before_us + 3600 * SECOND_US <= second.old_until_us <= now_us() + 3600 * SECOND_US
+    await regenerate_key(shop.database, "olga", shop.key_id)
+    third = await ApiKey.get(id=shop.key_id)
+    assert third.old_secret_hash == second.secret_hash
+    assert third.old_until_us is not None
+    assert third.old_until_us <= now_us()
+    for grace_s in (-1, 1.5, LONGEST_GRACE_S + 1):
+        with pytest.raises(BadInput, match="grace_s"):
+            await regenerate_key(shop.database, "olga", shop.key_id, grace_s=grace_s)
+
+
+async def test_a_grace_can_be_ended(shop: Shop) -> None:
+    await regenerate_key(shop.database, "olga", shop.key_id, grace_s=3600)
+    await end_grace(shop.database, "olga", shop.key_id)
+    assert ((await ApiKey.get(id=shop.key_id)).old_until_us or 0) <= now_us()
+    assert await last_change() == ("key", shop.key_id)
+    before = await trace()
+    await end_grace(shop.database, "olga", shop.key_id)
+    assert await trace() == before
+
+
+async def test_with_a_secret_of_ones_own_issuing_and_regenerating_twice_is_once(shop: Shop) -> None:
+    seed = b"x" * 32
+    secret = key_secret_of(seed, "new")
+    terms: dict[str, Any] = {"account_id": shop.account_id, "name": "ci", "models": ["small-chat"], "secret": secret}
+    first, second = await asyncio.gather(*[issue_key(shop.database, "ada", **terms) for _ in range(2)])
+    assert (first.id, first.secret) == (second.id, second.secret) == (first.id, secret)
+    other = key_secret_of(seed, f"again {first.id}")
+    assert other != secret
+    renewed = [
+        await regenerate_key(shop.database, "ada", first.id, secret=other, replaces=first.hint, grace_s=60)
+        for _ in range(2)
+    ]
+    assert {issued.secret for issued in renewed} == {other}
+    assert (await ApiKey.get(id=first.id)).old_secret_hash == hash_key_secret(secret)
+    with pytest.raises(Conflict, match="another secret"):
+        await regenerate_key(shop.database, "ada", first.id, replaces=first.hint)
+    await revoke_key(shop.database, "ada", renewed[0].id)
+    with pytest.raises(Conflict, match="revoked"):
+        await issue_key(shop.database, "ada", **{**terms, "secret": other})
+
+
+async def test_an_edit_changes_what_is_given_or_nothing(shop: Shop) -> None:
+    later_us = now_us() + 3600 * SECOND_US
+    await edit_key(
+        shop.database, "ada", shop.key_id, name="server", expires_us=later_us, limits={"requests": 5, "concurrent": 2}
+    )
+    (row,) = await key_rows(shop.database, account_id=shop.account_id, key_id=shop.key_id)
+    assert (row["name"], row["expires_us"], row["models"]) == ("server", later_us, ["small-chat"])
+    assert await own_limits(shop.database, "key", shop.key_id) == {"requests": (5, 60), "concurrent": (2, 0)}
+    assert await last_change() == ("key", shop.key_id)
+    before = await trace()
+    for bad in (
+        {"limits": {"requests": 9, "concurrent": 0}},
+        {"name": "x", "expires_us": now_us() - 1},
+        {"name": "y", "models": ["no-such"]},
+    ):
+        with pytest.raises(BadInput):
+            await edit_key(shop.database, "ada", shop.key_id, **bad)
+    assert await trace() == before
+    assert (await key_rows(shop.database))[0]["name"] == "server"
+    await edit_key(shop.database, "ada", shop.key_id, expires_us=None, limits={"requests": None})
+    assert (await ApiKey.get(id=shop.key_id)).expires_us is None
+    assert await own_limits(shop.database, "key", shop.key_id) == {"concurrent": (2, 0)}
+
+
+async def test_no_verb_reaches_a_key_of_another_account(shop: Shop) -> None:
+    ben = await create_account(shop.database, "olga", "ben@example.com")
+    before = await trace()
+    verbs: list[Any] = [revoke_key, disable_key, enable_key, regenerate_key, end_grace, edit_key]
+    for verb in verbs:
+        texts = []
+        for key_id in (shop.key_id, shop.key_id + 1):
+            with pytest.raises(NotFound) as refusal:
+                await verb(shop.database, "ben", key_id, account_id=ben.id)
+            texts.append(str(refusal.value).replace(str(key_id), "N"))
+        assert texts[0] == texts[1]
+    with pytest.raises(NotFound):
+        await find_key(shop.database, ben.id, shop.key_id)
+    assert await trace() == before
+
+
+async def test_the_last_use_is_noted_and_never_moves_backwards(shop: Shop) -> None:
+    other = await issue_key(shop.database, "olga", ADA, name="ci", models=["small-chat"])
+    before = await trace()
+    await note_uses(shop.database, {shop.key_id: 2_000, other.id: 1_700_000_000_000_000, 999_999: 5})
+    await note_uses(shop.database, {shop.key_id: 1_000})
+    await note_uses(shop.database, {})
+    used = {row["id"]: row["last_used_us"] for row in await key_rows(shop.database)}
+    assert used == {shop.key_id: 2_000, other.id: 1_700_000_000_000_000}
+    assert await trace() == before

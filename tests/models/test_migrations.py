@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -11,32 +12,52 @@ import pytest
 from tortoise.exceptions import BaseORMException
 
 from models.credits import grant
-from models.database import Database, DatabaseUrl, migrate, open_database, pending_migrations
+from models.database import Database, DatabaseUrl, migrate, open_database, parse_url
 from models.records import Account
+from models.schema import pending_migrations
 from tests.models.shop import Shop
 
 # Tortoise translates some of asyncpg's errors only.
 REFUSED = (BaseORMException, asyncpg.PostgresError)
 INDEXES = {
+    "api_key_of_old_secret",
+    "hold_late",
     "hold_open",
     "route_model",
+    "session_of_user",
+    "top_up_of_account",
+    "top_up_of_payment",
     "transfer_of_credit",
     "transfer_of_debit",
     "transfer_once_per_grant_key",
     "transfer_once_per_request",
+    "usage_day_of_account",
+    "usage_day_of_day",
     "usage_of_account",
+    "user_of_account",
+    "voucher_of_batch",
 }
-GUARDS = {f"{table}_no_{verb}" for table in ("audit", "price", "transfer") for verb in ("delete", "update")}
-TRUNCATE_GUARDS = {f"{table}_no_truncate" for table in ("audit", "price", "transfer")}
+GUARDS = {
+    f"{table}_no_{verb}" for table in ("audit", "price", "price_cancelled", "transfer") for verb in ("delete", "update")
+}
+TRUNCATE_GUARDS = {f"{table}_no_truncate" for table in ("audit", "price", "price_cancelled", "transfer")}
 UNIQUE = {
-    "api_key": {("secret_hash",)},
+    "api_key": {("secret_hash",), ("old_secret_hash",)},
+    "approval": {("grant_key",)},
+    "invite": {("code_hash",)},
     "key_model": {("api_key_id", "model_id")},
     "limit": {("subject", "subject_id", "unit")},
     "model": {("alias",)},
+    "payment_fact": {("payment_id", "kind", "object_id", "amount_cents")},
     "price": {("model_id", "effective_us")},
+    "price_cancelled": {("price_id",)},
     "provider": {("name",)},
+    "session": {("token_hash",)},
+    "top_up": {("checkout_id",)},
     "transfer": {("request_id", "kind"), ("grant_key",)},
     "user": {("email",), ("reset_hash",)},
+    "voucher": {("code_hash",)},
+    "voucher_batch": {("name",)},
 }
 
 
@@ -183,3 +204,40 @@ async def test_writers_at_the_same_time_all_succeed(shop: Shop) -> None:
     await asyncio.gather(*(give(number) for number in range(4)))
     account = await Account.get(id=shop.account_id)
     assert account.balance_nano == 1_000 * 10**9 + 20
+
+
+async def test_hot_tables_are_stored_as_measured(database: Database) -> None:
+    if database.dialect == "sqlite":
+        return  # It knows no such settings.
+    rows = await database.rows(
+        "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL AND relkind = 'r'"
+    )
+    found = {row["relname"]: dict(option.split("=") for option in row["reloptions"]) for row in rows}
+    assert set(found) == {"account", "hold"}
+    assert found["account"]["fillfactor"] == "50"
+    assert found["hold"]["autovacuum_vacuum_scale_factor"] == "0.02"
+
+
+async def test_the_tables_are_those_of_the_records(database: Database, empty_url: DatabaseUrl, tmp_path: Path) -> None:
+    """What the ORM would create by itself has the same columns, types aside, and the same of them may be empty."""
+
+    async def columns(of: Database) -> set[tuple[str, str, bool]]:
+        if of.dialect == "sqlite":
+            query = (
+                'SELECT m.name AS "table", c.name AS "column", NOT c."notnull" AS empty FROM sqlite_master m,'
+                " pragma_table_info(m.name) c WHERE m.type = 'table'"
+            )
+        else:
+            query = (
+                'SELECT table_name AS "table", column_name AS "column", is_nullable = \'YES\' AS empty'
+                " FROM information_schema.columns WHERE table_schema = 'public'"
+            )
+        found = await of.rows(query)
+        return {(row["table"], row["column"], bool(row["empty"])) for row in found if row["table"] in records}
+
+    records = {model._meta.db_table for model in database.context.apps.get_models_iterable()}
+    migrated = await columns(database)
+    bare = parse_url(f"sqlite://{tmp_path}/bare.db") if database.dialect == "sqlite" else empty_url
+    async with open_database(bare, create=True) as other:
+        await other.context.generate_schemas(safe=False)
+        assert await columns(other) == migrated

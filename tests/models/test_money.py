@@ -54,7 +54,8 @@ class Tables:
         for row in effects.holds:
             assert row.request_id not in self.holds
             self.holds[row.request_id] = HoldState(row.account_id, row.amount_nano, OPEN)
-        for status, _, request_id in effects.ends:
+        for request_id, (status, _, before) in effects.ends.items():
+            assert self.holds[request_id].status == before
             self.holds[request_id].status = status
         self.transfers += effects.transfers
         for account in effects.touched:
