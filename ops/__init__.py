@@ -15,20 +15,37 @@ from models.errors import (
     SetupError,
 )
 from models.keys import IssuedKey
-from ops.desk import Desk, connect
+from ops.archive import archive_sums
+from ops.desk import Desk, connect, environments
+from ops.grant_files import GrantsPreview
+from ops.month_files import OutOfBalance
+from ops.practice_invoice import practice_invoice
 from ops.proposals import Proposal
+from ops.runs import Run, run_notebook
+from ops.sample_data import sample
+from ops.verifier import Verdict, verify_export
 
 __all__ = [
     "AlreadyExists",
     "BadInput",
     "Conflict",
     "Desk",
+    "GrantsPreview",
     "InsufficientCredits",
     "IssuedKey",
     "LedgerUnavailable",
     "NeedsConfirmation",
     "NotFound",
+    "OutOfBalance",
     "Proposal",
+    "Run",
     "SetupError",
+    "Verdict",
+    "archive_sums",
     "connect",
+    "environments",
+    "practice_invoice",
+    "run_notebook",
+    "sample",
+    "verify_export",
 ]

@@ -28,6 +28,10 @@ class Drawer:
     def _write(
         self, verb: Callable[Concatenate[Database, str, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """`verb(database, operator, …)`, waited for: one transaction, signed by the desk's operator."""
+        """`verb(database, operator, …)`, waited for: one transaction, signed by the desk's operator.
+
+        Raises NeedsConfirmation while the desk stands on a protected environment and is locked.
+        """
+        self._desk._guard.check()
         session, operator = self._desk._session, self._desk.operator
         return session.run(cast("Coroutine[Any, Any, T]", verb(session.database, operator, *args, **kwargs)))

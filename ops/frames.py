@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import pandas as pd
 
 from models.errors import BadInput
 from models.ids import to_datetime, to_us
+from models.prices import credits_text
 
 # Kinds of columns: pandas' own names, MOMENT (from microseconds), EXACT (Decimal or lists, kept as Python objects).
 MOMENT, EXACT = "datetime64[us, UTC]", "object"
@@ -25,6 +27,11 @@ def _column(values: list[Any], kind: str) -> pd.Series[Any]:
     if kind == MOMENT:
         values = [None if value is None else to_datetime(value) for value in values]
     return pd.Series(values, dtype=kind)
+
+
+def credits_exact(nano: int) -> Decimal:
+    """Credits of nano-credits, without trailing zeros."""
+    return Decimal(credits_text(nano))
 
 
 def moment_us(value: object, *, field: str) -> int | None:

@@ -15,6 +15,7 @@ from models.keys import (
     enable_key,
     issue_key,
     key_rows,
+    key_status,
     regenerate_key,
     revoke_key,
     set_key_models,
@@ -33,6 +34,7 @@ _COLUMNS = {
     "expires_at": MOMENT,
     "disabled_at": MOMENT,
     "revoked_at": MOMENT,
+    "last_used_at": MOMENT,
 }
 
 
@@ -57,9 +59,9 @@ class Keys(Drawer):
     def enable(self, key_id: int, *, reason: str = "") -> None:
         self._write(enable_key, key_id, reason=reason)
 
-    def regenerate(self, key_id: int, *, reason: str = "") -> IssuedKey:
-        """The same key with a new `.secret`; the old one stops within a second."""
-        return self._write(regenerate_key, key_id, reason=reason)
+    def regenerate(self, key_id: int, *, grace_s: int = 0, reason: str = "") -> IssuedKey:
+        """The same key with a new `.secret`; the old one works for `grace_s` seconds more."""
+        return self._write(regenerate_key, key_id, grace_s=grace_s, reason=reason)
 
     def set_models(self, key_id: int, models: Sequence[str], *, reason: str = "") -> None:
         """Replace the models that the key may call."""
@@ -72,11 +74,5 @@ class Keys(Drawer):
 
 
 def _named(row: dict[str, Any], now: int) -> dict[str, Any]:
-    if row["revoked_us"] is not None:
-        status = "revoked"
-    elif row["expires_us"] is not None and row["expires_us"] <= now:
-        status = "expired"
-    else:
-        status = "active" if row["disabled_us"] is None else "disabled"
-    moments = {f"{name}_at": row[f"{name}_us"] for name in ("created", "expires", "disabled", "revoked")}
-    return {**row, **moments, "status": status}
+    names = ("created", "expires", "disabled", "revoked", "last_used")
+    return {**row, **{f"{name}_at": row[f"{name}_us"] for name in names}, "status": key_status(row, now)}

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import msgspec
 import pandas as pd
 
 from models.accounts import find_account
+from models.database import Database
 from models.errors import BadInput
+from models.keys import key_rows
+from models.limit_peaks import Peak, limit_peaks
 from models.limits import SUBJECTS, limit_rows, set_limit
+from models.routes import route_list
+from models.usage import UsageFilter
 from ops.drawer import Drawer
-from ops.frames import frame
+from ops.frames import EXACT, MOMENT, frame, moment_us
+from ops.replay import account_names
 
 _COLUMNS = {
     "subject": "str",
@@ -17,6 +28,19 @@ _COLUMNS = {
     "unit": "str",
     "quota": "Int64",
     "window_s": "Int64",
+}
+
+_PEAKS = {
+    "subject": "str",
+    "subject_id": "Int64",
+    "name": "str",
+    "limit": "str",
+    "unit": "str",
+    "quota": "Int64",
+    "window_s": "Int64",
+    "used": "Int64",
+    "percent": EXACT,
+    "at": MOMENT,
 }
 
 
@@ -58,3 +82,33 @@ class Limits(Drawer):
     def list(self) -> pd.DataFrame:
         """Every limit; `concurrent` ones have no window."""
         return frame(self._read(limit_rows), _COLUMNS)
+
+    def peaks(
+        self, since: date | str | None = None, until: date | str | None = None, *, limit: int = 20
+    ) -> pd.DataFrame:
+        """The busiest window of each key, account and route that has a limit, the nearest to its quota first.
+
+        From 100 percent on requests were refused; those leave no record, so it is seldom more.
+        """
+        only = UsageFilter(since_us=moment_us(since, field="since"), until_us=moment_us(until, field="until"))
+        return frame((_peak(*each) for each in self._read(_named_peaks, only, limit)), _PEAKS)
+
+
+async def _named_peaks(database: Database, only: UsageFilter, limit: int) -> list[tuple[Peak, str]]:
+    accounts = await account_names(database)
+    keys = {row["id"]: f"{row['account']}, key {row['name']}" for row in await key_rows(database)}
+    routes = {route.id: f"{route.provider}/{route.upstream_model}" for route in await route_list(None)}
+    names = {"account": accounts, "key": keys, "route": routes}
+    return [
+        (peak, names[peak.subject].get(peak.subject_id, "")) for peak in await limit_peaks(database, only, limit=limit)
+    ]
+
+
+def _peak(peak: Peak, name: str) -> dict[str, Any]:
+    return {
+        **msgspec.structs.asdict(peak),
+        "name": name,
+        "percent": (Decimal(100 * peak.used) / peak.quota).quantize(Decimal("0.1")),
+        "limit": "default" if peak.is_default else "own",
+        "at": peak.at_us,
+    }

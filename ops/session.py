@@ -16,8 +16,9 @@ import asyncpg
 from tortoise.context import TortoiseContext
 from tortoise.exceptions import DBConnectionError, OperationalError
 
-from models.database import Database, DatabaseUrl, connect, pending_migrations
+from models.database import Database, DatabaseUrl, connect
 from models.errors import LedgerUnavailable, SetupError
+from models.schema import check_schema
 
 T = TypeVar("T")
 # Tortoise translates some of asyncpg's errors only.
@@ -77,11 +78,9 @@ class Session:
     async def _open(self) -> Database:
         try:
             database = await connect(self._url, self._context, pool=2)
-            missing = await pending_migrations(database)
+            await check_schema(database)
         except _AWAY as error:
             raise SetupError(f"GATEWAY_DATABASE_URL: cannot open {self._url.shown}: {error}") from error
-        if missing:
-            raise SetupError(f"the database {self._url.shown} needs {', '.join(missing)}; run: gateway migrate")
         return database
 
 

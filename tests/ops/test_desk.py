@@ -118,5 +118,5 @@ def test_a_database_that_somebody_else_locks_is_said_to_be_busy(address: str) ->
 def test_reconcile_shows_every_invariant(desk: ops.Desk) -> None:
     frame = desk.reconcile()
     assert list(frame.columns) == ["number", "invariant", "ok", "detail"]
-    assert list(frame["number"]) == list(range(1, 13))
+    assert list(frame["number"]) == list(range(1, 14))
     assert frame["ok"].all()

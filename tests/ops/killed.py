@@ -1,0 +1,51 @@
+"""A process whose verbs die: for each name on its standard input it forks, prepares that verb, and is killed in its middle.
+
+Run as `python -m tests.ops.killed URL`. It says `prepared`, waits for a line, and says `died` when the fork is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import ops
+from models.changes import OperatorWrite
+from tests.ops.writes import EXAMPLES
+
+
+def main(url: str) -> None:
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _die_in(line.strip(), url)
+        _, status = os.waitpid(child, 0)
+        _say("died" if os.WIFSIGNALED(status) else f"ended with {status}")
+
+
+def _die_in(verb: str, url: str) -> None:
+    try:
+        call = EXAMPLES[verb](ops.connect(url, operator="olga"))
+        sign = OperatorWrite.audit
+
+        async def sign_and_die(write: OperatorWrite, *args: Any, **kwargs: Any) -> None:
+            # Everything is written, and nothing is committed yet.
+            await sign(write, *args, **kwargs)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        OperatorWrite.audit = sign_and_die  # type: ignore[method-assign]
+        _say("prepared")
+        sys.stdin.readline()
+        call()
+    finally:
+        os._exit(3)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
