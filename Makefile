@@ -5,17 +5,19 @@
 PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
+NOTEBOOKS ?= notebooks
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 PRODUCT := $(VENV)/.product-installed
 TOOLS := $(VENV)/.tools-installed
+LAB := $(VENV)/.lab-installed
 
 .PHONY: help
 help: ## List these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PYTHON=python3.12 chooses the interpreter, PORT=8001 the port of run, ARGS=… adds options to test, drills and bench"
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.12 chooses the interpreter, PORT=8001 the port of run, ARGS=… adds options to test, drills, lab and the benchmarks"
 
 .PHONY: run
 run: $(PRODUCT) ## Start the demo on http://127.0.0.1:8000 (PORT=8001 elsewhere)
@@ -26,24 +28,56 @@ test: check ## Lint, types and import contract, then every test but the drills
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: drills
-drills: $(TOOLS) ## Run the long tests one after another: soak, chaos, kills, large data, fuzz
-	@$(BIN)/python -m pytest -m drill --timeout 1200 --durations 10 $(ARGS)
+drills: $(TOOLS) ## Run the long tests, and all faults on PostgreSQL and Redis with two workers
+	@$(BIN)/python -m pytest tests/drills -m drill --timeout 1200 --durations 10 $(ARGS)
+	@$(BIN)/python -m pytest tests --ignore tests/drills -m drill -n 2 --dist loadfile --timeout 300 --durations 10 $(ARGS)
+	@TEST_RIG=cluster $(BIN)/python -m pytest tests/faults tests/clients -n 2 --dist loadfile --timeout 300 --durations 10 $(ARGS)
+	@TEST_RIG=cluster $(BIN)/python -m pytest tests/drills/test_kills.py tests/drills/test_outages.py tests/drills/test_chaos.py \
+		-m drill --timeout 1200 $(ARGS)
+
+.PHONY: chaos
+chaos: $(TOOLS) ## Break five hundred things under load (CHAOS_FAULTS=… others, CHAOS_SEED=… the same), and check the books
+	@CHAOS_FAULTS=$${CHAOS_FAULTS:-500} TEST_RIG=cluster $(BIN)/python -m pytest tests/drills/test_chaos.py -m drill -s $(ARGS)
 
 .PHONY: check
-check: $(TOOLS) ## Lint, formatting, types and import contract
+check: $(TOOLS) ## Lint, formatting, types, import contract, and what notebooks may hold
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m tests.notebooks.tidy
 
 .PHONY: format
 format: $(TOOLS) ## Rewrite the code in the house's format
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+	@$(BIN)/python -m tests.notebooks.tidy --strip
 
 .PHONY: bench
 bench: $(TOOLS) ## Measure the gateway against a bare pass-through (ARGS="--help" lists the options)
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(TOOLS) ## Measure the gateway beside LiteLLM's proxy and Portkey's gateway; installs them under var/
+	@$(BIN)/python -m tests.bench --peers --postgres $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(TOOLS) ## Take pictures of the dashboard's pages, light and dark, into gateway/dashboard/screenshots
+	@$(BIN)/python -m tests.dashboard.screenshots
+
+.PHONY: sample
+sample: $(PRODUCT) ## Make the sample database of notebooks and reports (var/sample.db)
+	@$(BIN)/python -c "from ops.sample_data import make_sample; print(make_sample())"
+
+.PHONY: lab
+lab: $(LAB) ## Open the notebooks in JupyterLab, on the demo's database (ARGS="--no-browser --port 8899" for it, NOTEBOOKS=… for a folder of copies)
+	@$(BIN)/gateway demo --prepare
+	@$(BIN)/jupyter lab --ServerApp.root_dir=$(NOTEBOOKS) --LabApp.news_url= \
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(ARGS)
+
+.PHONY: notebooks
+notebooks: $(TOOLS) ## Run the notebooks on the sample, and store the outputs that are compared (ARGS="03_usage_and_margin" only some)
+	@$(BIN)/python -m tests.notebooks.tidy --run $(ARGS)
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches; data under var/ stays
@@ -65,4 +99,9 @@ $(PRODUCT): pyproject.toml constraints.txt | $(BIN)/python
 $(TOOLS): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the gateway and the test tools …"
 	@$(PIP) -e '.[test]'
+	@touch $(PRODUCT) $(LAB) $@
+
+$(LAB): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the gateway and JupyterLab …"
+	@$(PIP) -e '.[notebooks]'
 	@touch $(PRODUCT) $@

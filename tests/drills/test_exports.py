@@ -1,0 +1,99 @@
+"""A month with a million lines is exported in bounded memory, adds up to the ledger, and reads back the same exact numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import ops
+from models.database import migrate, open_database, parse_url
+from models.ids import now_us
+from models.months import Month, month_of
+from tests.large import fill
+from tests.rig import ROOT
+from tests.servers import fresh_postgres
+from tests.stores import Sql
+
+LONG = bool(os.environ.get("LONG"))
+LINES = 1_000_000
+# Two of a hundred requests failed, and are no transfers.
+REQUESTS = LINES * 100 // 98 + 1
+# XLSX takes two minutes or more; that it reads back is shown on a small one by every run of the tests.
+FORMATS = ("csv", "parquet", "xlsx") if LONG else ("csv", "parquet")
+MOST_MIB = 1_024
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(3_600)]
+
+# In a process of its own, so that its peak of memory is the export's. Not `ru_maxrss`: that remembers who started it.
+_EXPORT = """
+import sys, ops
+from pathlib import Path
+url, month, kind, path = sys.argv[1:]
+with ops.connect(url, operator="olga") as desk:
+    made = getattr(desk.reports.month(month), f"to_{kind}")(path)
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(made.lines, made.ledger.amount_nano, int(peak.split()[1]) // 1024)
+"""
+
+
+def last_month() -> Month:
+    return month_of(now_us()).plus(-1)
+
+
+@pytest.fixture(scope="module")
+def filled() -> Iterator[str]:
+    """A closed month of a million charges."""
+    with fresh_postgres() as url:
+
+        async def make() -> None:
+            await migrate(parse_url(url))
+            async with open_database(parse_url(url)) as database:
+                await fill(database, REQUESTS, months=1, until_us=last_month().end_us)
+
+        asyncio.run(make())
+        yield url
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_million_lines_are_the_ledger_in_little_memory(kind: str, filled: str, tmp_path: Path) -> None:
+    path, month = tmp_path / f"month.{kind}", last_month()
+    started = time.monotonic()
+    command = [sys.executable, "-c", _EXPORT, filled, str(month), kind, str(path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GATEWAY_SECRET_KEY": "secret"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stderr, "the progress bar came to its end"
+    lines, amount_nano, mib = map(int, done.stdout.split())
+    print(f"{kind}: {lines:,} lines in {time.monotonic() - started:.0f} s, {mib} MiB, {path.stat().st_size:,} bytes")  # noqa: T201
+    assert mib <= MOST_MIB
+    with Sql(filled) as sql:
+        wanted = sql.rows(
+            "SELECT COUNT(*), -SUM(amount_nano) FROM transfer WHERE kind = 'charge' AND at_us >= ? AND at_us < ?",
+            month.start_us,
+            month.end_us,
+        )
+    assert [(lines, amount_nano)] == [(count, int(nano)) for count, nano in wanted]
+    assert lines >= LINES
+    amounts = read(path)
+    assert (len(amounts), sum(map(int, amounts))) == (lines, amount_nano)
+    started = time.monotonic()
+    verdict = ops.verify_export(path)
+    print(f"verified in {time.monotonic() - started:.0f} s")  # noqa: T201
+    assert verdict.ok, verdict
+
+
+def read(path: Path) -> pd.Series:  # type: ignore[type-arg]
+    """The amounts, as an analyst reads them."""
+    if path.suffix == ".csv":
+        return pd.read_csv(path, usecols=["amount_nano"]).amount_nano
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path, columns=["amount_nano"]).amount_nano
+    sheets = pd.read_excel(path, sheet_name=None, engine="calamine", usecols=["amount_nano"])
+    return pd.concat(sheets.values()).amount_nano
