@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -34,6 +34,7 @@ from tests.workers import Workers, gone
 
 ROOT = Path(__file__).parents[1]
 READY_WITHIN_S = 30
+FEED_READ_WITHIN_S = 10
 _count = itertools.count(1)
 _rigs: list[Rig] = []
 
@@ -184,6 +185,7 @@ class Rig:
         self.run("migrate")
         self._desk: ops.Desk | None = None
         self._witness: _Witness | None = None
+        self._others: list[Workers] = []
         _rigs.append(self)
         self.desk.catalog.add_provider("fp", base_url=self.provider.base_url, api_key="canary-provider-credential")
         self.start()
@@ -241,13 +243,15 @@ class Rig:
 
     @contextlib.contextmanager
     def second_server(self, **settings: str) -> Iterator[tuple[Process, Workers]]:
-        """Another server process on the same database and Redis, as on a second machine."""
+        """Another server process on the same database and Redis, as on a second machine; `settle_feed` waits for it too."""
         environment = {**self.environment, **settings}
         server = Process(["serve", "--port", "0"], environment, self.folder / "second.log")
         workers = Workers(server.popen.pid, server.url)
+        self._others.append(workers)
         try:
             yield server, workers
         finally:
+            self._others.remove(workers)
             workers.thaw_all()
             workers.hang_up()
             server.stop()
@@ -312,25 +316,19 @@ class Rig:
         return name
 
     def settle_feed(self) -> None:
-        """Wait until every worker has read every change made so far: the last of all makes an alias come or go."""
+        """Wait until every worker of every server has read every change made so far: the last makes an alias come or go."""
         if self._witness is None:
             self._witness = _Witness(self.desk)
         self._witness.turn(self.desk)
         witness = self._witness
 
-        def has_read(worker: int) -> bool:
-            _, _, body = self.workers.ask(worker, "GET", "/v1/models", headers=witness.headers)
-            return bool(json.loads(body)["data"]) == witness.is_listed
-
-        self.until_every_worker(has_read, "has read a change", 10)
-
-    def until_every_worker(self, is_so: Callable[[int], bool], what: str, within_s: float) -> None:
-        """Wait until it is so for each worker, one after the other. What is so once has to stay so."""
-        deadline = time.monotonic() + within_s
-        for worker in self.workers.pids:
-            while not is_so(worker):
-                assert time.monotonic() < deadline, f"not every worker {what} within {within_s} s"
-                time.sleep(0.01)
+        deadline = time.monotonic() + FEED_READ_WITHIN_S
+        # One after the other: who has read a change once has read it for good.
+        for workers in (self.workers, *self._others):
+            for worker in workers.pids:
+                while bool(workers.models(worker, witness.headers)) != witness.is_listed:
+                    assert time.monotonic() < deadline, f"not every worker has read a change in {FEED_READ_WITHIN_S} s"
+                    time.sleep(0.01)
 
     # ── what an accountant looks at ───────────────────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import signal
 import threading
 import time
@@ -56,6 +57,11 @@ class Workers:
             except (http.client.HTTPException, OSError):
                 self._drop(pid)
                 raise
+
+    def models(self, pid: int, headers: dict[str, str]) -> list[str]:
+        """The aliases that this worker lists for a key."""
+        _, _, body = self.ask(pid, "GET", "/v1/models", headers=headers)
+        return [model["id"] for model in json.loads(body)["data"]]
 
     def call(self) -> list[int]:
         """Have a line to each of them, for when new connections may be refused; their pids."""
