@@ -16,9 +16,8 @@ from tortoise.exceptions import BaseORMException
 from models.altering import CHECK_FAILED, alter, sqlstate, wait_briefly
 from models.database import PARTITION_LOCK_ID, Database
 from models.errors import SetupError
-from models.ids import DAY_US
+from models.ids import DAY_US, lowest_id
 from models.months import Month, month_of
-from models.usage import lowest_id
 
 MONTHS_AHEAD = 2
 DEFAULT = "usage_default"
