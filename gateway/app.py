@@ -148,6 +148,12 @@ class Errors(ErrorHandler):
 
     def default(self, request: Request, exception: Exception) -> Any:
         """A response, or one to be awaited where the answer is a page."""
+        answer = self._answer(request, exception)
+        if isinstance(answer, HTTPResponse) and answer.status >= 400 and not isinstance(exception, RequestCancelled):
+            request.app.ctx.gateway.metrics.count_error(answer.status)
+        return answer
+
+    def _answer(self, request: Request, exception: Exception) -> Any:
         headers = {"x-request-id": new_request_id(now_us())}
         if request.path.startswith("/v1/"):
             headers |= CORS_HEADERS

@@ -80,6 +80,7 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route], request: Request) -
         response = await turn.gateway.upstream.open(route, turn.upstream_body(route), stream=False)
         turn.first_byte()
         body = await turn.gateway.upstream.read(response)
+        turn.provider_done()
         try:
             return read_answer(body, turn.alias.name)
         except NotAnAnswer as error:
@@ -88,7 +89,8 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route], request: Request) -
     answer = await _walk(turn, routes, attempt)
     meters = answer.meters or await turn.estimate(answer.text())
     settled = await turn.capture(meters, estimated=answer.meters is None)
-    turn.count_answer(200)
+    turn.charged_nano = settled.charged_nano
+    turn.answered(200)
     lines = f"{turn.lines}{cors_lines(request)}x-credits-charged: {credits_text(settled.charged_nano)}\r\n"
     return Reply(answer.body, 200, lines, "application/json")
 
@@ -109,7 +111,9 @@ async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request
             if upstream is not None:
                 turn.end_attempt(200)
             turn.release(FAILED)
-            await client.fail(unavailable(turn.alias.name))
+            error = unavailable(turn.alias.name)
+            turn.answered(row_of(error).status, row_of(error).code)
+            await client.fail(error)
             return None
         if upstream is not None:
             _take_over(turn, upstream)
@@ -123,7 +127,7 @@ async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request
         if not isinstance(error, DomainError):
             log.exception("a stream failed by our own fault", request_id=turn.request_id)
             error = DomainError(INTERNAL_MESSAGE)
-        turn.count_answer(row_of(error).status)
+        turn.answered(row_of(error).status, row_of(error).code)
         await client.fail(error)
     finally:
         gateway.streams.discard(client)
@@ -190,6 +194,7 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
         # What was finished before the connection broke is whole all the same.
         if not relay.is_whole:
             raise _stream_failed(turn, error) from None
+    turn.provider_done()
     if not relay.is_whole:
         raise _stream_failed(turn, StreamBroken("it ended before it was finished"))
     turn.gateway.health.succeeded(turn.current_route.id)
@@ -197,7 +202,8 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
     meters = counted or await turn.estimate(bytes(relay.text))
     client.settling = True
     settled = await turn.capture(meters, estimated=counted is None)
-    turn.count_answer(200)
+    turn.charged_nano = settled.charged_nano
+    turn.answered(200)
     await client.finish(relay.tail(meters, credits_text(settled.charged_nano)))
 
 
@@ -267,7 +273,7 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
 
 def _refusal(turn: Turn, error: DomainError) -> HTTPResponse:
     response = error_response(error, dict(line.split(": ", 1) for line in turn.lines.splitlines()))
-    turn.count_answer(response.status)
+    turn.answered(response.status, row_of(error).code)
     if isinstance(error, LedgerUnavailable) and turn.gateway.stopping:
         response.headers["connection"] = "close"
     return response
@@ -276,7 +282,7 @@ def _refusal(turn: Turn, error: DomainError) -> HTTPResponse:
 def _client_left(turn: Turn) -> None:
     """Nothing was delivered, nothing is charged; the estimate stays counted against the limits of who walked away."""
     if turn.placed and not turn.settled and not turn.handed_over:
-        turn.gateway.metrics.left.labels(str(turn.caller.account_id), "before output").inc()
+        turn.gateway.metrics.count_left(turn.caller.account_id, "before output")
         turn.release(LEFT)
 
 
