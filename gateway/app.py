@@ -150,7 +150,8 @@ class Errors(ErrorHandler):
         """A response, or one to be awaited where the answer is a page."""
         answer = self._answer(request, exception)
         if isinstance(answer, HTTPResponse) and answer.status >= 400 and not isinstance(exception, RequestCancelled):
-            request.app.ctx.gateway.metrics.count_error(answer.status)
+            watch = request.app.ctx.gateway.watch
+            watch.refused(answer.headers["x-request-id"], answer.status, api=request.path.startswith("/v1/"))
         return answer
 
     def _answer(self, request: Request, exception: Exception) -> Any:

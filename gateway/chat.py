@@ -26,7 +26,7 @@ from gateway.reply import Reply, cors_lines
 from gateway.routing import MOST_ATTEMPTS, plan, unavailable
 from gateway.sse import EventTooLarge
 from gateway.turn import FAILED, LEFT, Turn
-from gateway.upstream import AttemptFailed
+from gateway.upstream import AttemptFailed, fault_text
 from models.errors import DomainError, LedgerUnavailable, LimitExceeded, UpstreamRejected, UpstreamUnavailable
 from models.ids import SECOND_US
 from models.prices import credits_text
@@ -169,7 +169,7 @@ async def _open_stream(turn: Turn, route: Route, client: ClientStream) -> _Opene
     except STREAM_FAULTS as error:
         client.open_later()
         response.close()
-        raise AttemptFailed(f"{type(error).__name__}: {error}", status=200) from None
+        raise AttemptFailed(_stream_fault(error), status=200) from None
     except BaseException:
         response.close()
         raise
@@ -210,8 +210,12 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
 def _stream_failed(turn: Turn, error: Exception) -> UpstreamUnavailable:
     turn.end_attempt(200)
     turn.gateway.health.failed(turn.current_route.id)
-    log.warning("a stream broke", request_id=turn.request_id, route=turn.current_route.id, error=repr(error)[:500])
+    log.warning("a stream broke", request_id=turn.request_id, route=turn.current_route.id, reason=_stream_fault(error))
     return UpstreamUnavailable("The model's provider broke off this answer. It was not charged; please try again.")
+
+
+def _stream_fault(error: Exception) -> str:
+    return str(error) if isinstance(error, StreamBroken) else fault_text(error)
 
 
 # ── the walk: one route after another, until one answers ──────────────────────────────────────────────────────────
@@ -242,7 +246,7 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
                 answer = await attempt(route)
             except AttemptFailed as failure:
                 turn.end_attempt(failure.status)
-                log.info("an attempt failed", request_id=turn.request_id, route=route.id, reason=str(failure)[:500])
+                log.info("an attempt failed", request_id=turn.request_id, route=route.id, reason=str(failure))
                 if failure.dead and may_retry and left:
                     may_retry = False
                     continue

@@ -202,6 +202,7 @@ class Gateway:
         except Exception as error:
             # Others will take it for dead, and find nothing held.
             log.warning("could not write that this worker has ended", error=repr(error))
+        await self.watch.end()
         await self.upstream.close()
         if self.payments is not None:
             await self.payments.close()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gateway.logs import RequestLog, renderer
 from models.ids import SECOND_US, now_us
 from models.survey import survey
 
@@ -20,12 +22,15 @@ class Watch:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         metrics = gateway.metrics
+        self._log: RequestLog | None = None
         metrics.watch(metrics.running, lambda: len(gateway.running))
         metrics.watch(metrics.draining, lambda: len(gateway.drains))
 
     def begin(self) -> None:
         """All parts of the gateway are there."""
         gateway, metrics, billing = self._gateway, self._gateway.metrics, self._gateway.billing
+        if gateway.settings.log_requests:
+            self._log = RequestLog(renderer(gateway.settings))
         metrics.workers.set(1)
         metrics.workers_wanted.set(gateway.settings.workers)
         metrics.watch(metrics.settlements_waiting, lambda: billing.waiting)
@@ -39,6 +44,18 @@ class Watch:
     def finished(self, turn: Turn) -> None:
         """A request is over, and its numbers stand."""
         self._gateway.metrics.count_request(turn)
+        if self._log is not None:
+            self._log.tell(turn)
+
+    def refused(self, request_id: str, status: int, *, api: bool) -> None:
+        """HTTP itself refused something; what others than clients of the API get wrong is not told."""
+        self._gateway.metrics.count_error(status)
+        if api and self._log is not None:
+            self._log.tell_error(now_us(), request_id, status)
+
+    async def end(self) -> None:
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
 
     async def survey(self) -> None:
         """Called every SURVEY_S: what only the database knows."""

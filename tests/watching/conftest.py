@@ -10,7 +10,7 @@ from tests.rig import Rig, close_desks, start_rig
 from tests.stores import CLUSTER, on
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     close_desks()
     with (
