@@ -148,6 +148,13 @@ class Errors(ErrorHandler):
 
     def default(self, request: Request, exception: Exception) -> Any:
         """A response, or one to be awaited where the answer is a page."""
+        answer = self._answer(request, exception)
+        if isinstance(answer, HTTPResponse) and answer.status >= 400 and not isinstance(exception, RequestCancelled):
+            watch = request.app.ctx.gateway.watch
+            watch.refused(answer.headers["x-request-id"], answer.status, api=request.path.startswith("/v1/"))
+        return answer
+
+    def _answer(self, request: Request, exception: Exception) -> Any:
         headers = {"x-request-id": new_request_id(now_us())}
         if request.path.startswith("/v1/"):
             headers |= CORS_HEADERS

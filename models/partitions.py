@@ -52,6 +52,15 @@ async def make_partitions(database: Database, now_us: int) -> list[str]:
     return made
 
 
+async def missing_partitions(database: Database, now_us: int) -> list[Month]:
+    """The months to come that should have a partition and have none. SQLite misses none."""
+    if database.dialect != "postgres":
+        return []
+    known = await partitions(database.connection)
+    ahead = (month_of(now_us).plus(n) for n in range(1, MONTHS_AHEAD + 1))
+    return [month for month in ahead if not _is_covered(month, known)]
+
+
 def name_of(month: Month) -> str:
     return f"usage_{month.year:04d}_{month.month:02d}"
 
