@@ -6,7 +6,8 @@ Whatever a command needs is imported when it runs, so that `gateway --help` answ
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
@@ -140,6 +141,44 @@ def reconcile(
             print(f"{finding.number:>2} {'holds' if finding.ok else 'FAILS'}  {finding.name}: {finding.detail}")
     if not all_hold:
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where the copy goes; a new file.")],
+) -> None:
+    """Copy a SQLite database while the server runs. On PostgreSQL use pg_dump.
+
+    The copy is as of one moment. It does not hold the secret that seals the providers' credentials: keep that too, elsewhere.
+    """
+    from gateway.settings import load_settings
+    from models.backup import back_up
+
+    settings = load_settings()
+    size = _guarded(settings, lambda: back_up(settings.database, file))
+    secret = "GATEWAY_SECRET_KEY" if settings.secret_key else f"{settings.database.path}.secret"
+    print(f"{file}: {size:,} bytes, as of now; its credentials open with {secret}: keep that too, elsewhere")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="The copy to put in the database's place.")],
+) -> None:
+    """Put a copy in the place of a SQLite database. Stop the server and notebooks first. On PostgreSQL use pg_restore.
+
+    What was there is kept beside it under another name. What was charged, granted, issued or revoked since the copy was made
+    is undone by it. Then run: gateway migrate, gateway reconcile.
+    """
+    from datetime import UTC, datetime
+
+    from gateway.settings import load_settings
+    from models.backup import restore as put_back
+
+    settings = load_settings()
+    aside = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    kept = _guarded(settings, lambda: put_back(settings.database, file, aside))
+    before = f"; what was there is {kept}" if kept else ""
+    print(f"{settings.database.shown}: is {file} again{before}; now run: gateway migrate, gateway reconcile")
 
 
 @app.command(name="drop-usage")
@@ -317,12 +356,17 @@ async def _make_role(settings: Settings, name: str) -> None:
 def _run(settings: Settings, work: Coroutine[Any, Any, Result]) -> Result:
     """Run `work` to its end. Whatever keeps the database from us becomes one line."""
     import asyncio
+
+    return _guarded(settings, lambda: asyncio.run(work))
+
+
+def _guarded(settings: Settings, work: Callable[[], Result]) -> Result:
     import sqlite3
 
     from asyncpg import PostgresError
     from tortoise.exceptions import BaseORMException
 
     try:
-        return asyncio.run(work)
+        return work()
     except (BaseORMException, PostgresError, sqlite3.Error, OSError) as error:
         raise SetupError(f"GATEWAY_DATABASE_URL: cannot use {settings.database.shown}: {error}") from error

@@ -208,7 +208,7 @@ def clean_base_url(value: object) -> str:
 
 
 def _clean_credential(api_key: object) -> str:
-    return check_text(api_key, field="api_key", most=4_000, spaces=False)
+    return check_text(api_key, field="api_key", most=4_000, spaces=False, secret=True)
 
 
 def _opened(seal: Seal, sealed: str) -> str | None:

@@ -12,18 +12,22 @@ MOST_BIGINT = 2**62
 RESERVED_KEYS = ("voucher:", "stripe:", "rerating:")
 
 
-def check_text(value: object, *, field: str, most: int, spaces: bool = True, lines: bool = False) -> str:
-    """`value` without spaces around it. Raises BadInput for other types, wrong lengths and control characters."""
+def check_text(
+    value: object, *, field: str, most: int, spaces: bool = True, lines: bool = False, secret: bool = False
+) -> str:
+    """`value` without spaces around it. Raises BadInput for other types, wrong lengths and control characters, and does not
+    repeat a secret."""
     if not isinstance(value, str):
         raise BadInput(f"{field}: must be text, not {type(value).__name__}", field=field)
     text = value.strip() if spaces else value
     if not 1 <= len(text) <= most:
         raise BadInput(f"{field}: must have 1 to {most} characters, got {len(text)}", field=field)
     allowed = "\n\t" if lines else ""
+    shown = "" if secret else f" {text!r}"
     if any(unicodedata.category(c) in ("Cc", "Cs") and c not in allowed for c in text):
-        raise BadInput(f"{field}: {text!r} has control characters; remove them", field=field)
+        raise BadInput(f"{field}:{shown} has control characters; remove them", field=field)
     if not spaces and any(c.isspace() for c in text):
-        raise BadInput(f"{field}: {text!r} has spaces; remove them", field=field)
+        raise BadInput(f"{field}:{shown} has spaces; remove them", field=field)
     return text
 
 

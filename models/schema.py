@@ -56,12 +56,15 @@ async def check_schema(database: Database, *, newer: bool = False) -> None:
         await check_not_newer(database)
 
 
-async def check_not_newer(database: Database) -> None:
-    """Raises SetupError when a newer version has migrated the database. One that was never migrated is not newer."""
+async def check_not_newer(database: Database, *, name: str = "") -> None:
+    """Raises SetupError when a newer version has migrated the database. One that was never migrated is not newer.
+
+    `name` is what it is called where it is no database in use.
+    """
     unknown = await _unknown_migrations(database)
     if unknown:
         raise SetupError(
-            f"the database {database.url.shown} was migrated by a newer version: this one does not know "
+            f"{name or f'the database {database.url.shown}'} was migrated by a newer version: this one does not know "
             f"{', '.join(unknown)}; install that version, or restore a back-up that this one made"
         )
 

@@ -20,7 +20,10 @@ from models.ids import new_request_id
 from models.months import Month
 from tests.rig import ROOT, Process
 
-COMMANDS = ("demo", "serve", "migrate", "reconcile", "drop-usage", "quarantine", "operator-role", "simulate-provider")
+COMMANDS = (
+    "demo", "serve", "migrate", "reconcile", "backup", "restore", "drop-usage", "quarantine", "operator-role",
+    "simulate-provider",
+)  # fmt: skip
 POSTGRES = "postgres://user:pass-word@127.0.0.1:1/gateway"
 
 

@@ -46,6 +46,9 @@ async def test_a_base_url_that_cannot_be_called_is_refused(shop: Shop, url: Any)
 
 
 async def test_a_base_url_loses_the_slash_at_its_end(shop: Shop) -> None:
+    with pytest.raises(BadInput, match="api_key: has spaces") as refused:
+        await add_provider(shop.database, "olga", "c", base_url="https://b.test", api_key="canary key", seal=SEAL)
+    assert "canary" not in str(refused.value)
     added = await add_provider(shop.database, "olga", "b", base_url="http://127.0.0.1:8001/v1/", api_key="k", seal=SEAL)
     assert added.base_url == "http://127.0.0.1:8001/v1"
 
