@@ -354,7 +354,7 @@ def test_from_a_key_to_the_export_by_keyboard_alone(rig: Rig, browser: Browser, 
         first = copied(page)
 
         press_until(page, "by keyboard", "Enter")
-        page.wait_for_url("**/keys/*")
+        expect(page.locator("h1")).to_contain_text("by keyboard")
         press_until(page, "Stop it now", "ArrowDown")
         press_until(page, "Regenerate", "Enter")
         expect(page.locator("h1")).to_have_text("The key's new secret")
@@ -384,6 +384,7 @@ def test_from_a_key_to_the_export_by_keyboard_alone(rig: Rig, browser: Browser, 
 
 
 def copied(page: Page) -> str:
+    expect(page.locator("#secret")).to_be_visible()
     press_until(page, "Copy the key", "Enter")
     expect(page.get_by_role("button", name="Copy the key")).to_have_text("Copied")
     secret: str = page.evaluate("() => navigator.clipboard.readText()")
