@@ -14,8 +14,8 @@ from sanic.response import HTTPResponse
 
 from gateway import dashboard, docs, listing, payments
 from gateway.chat import complete
+from gateway.dashboard.pages import nowhere
 from gateway.dashboard.site import Site
-from gateway.dashboard.visits import nowhere
 from gateway.errors import CORS_HEADERS, INTERNAL_MESSAGE, plain_error
 from gateway.gateway import Gateway
 from gateway.settings import Settings
