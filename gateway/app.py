@@ -14,8 +14,8 @@ from sanic.response import HTTPResponse
 
 from gateway import dashboard, docs, listing, payments
 from gateway.chat import complete
+from gateway.dashboard.pages import nowhere
 from gateway.dashboard.site import Site
-from gateway.dashboard.visits import nowhere
 from gateway.errors import CORS_HEADERS, INTERNAL_MESSAGE, plain_error
 from gateway.gateway import Gateway
 from gateway.settings import Settings
@@ -148,6 +148,13 @@ class Errors(ErrorHandler):
 
     def default(self, request: Request, exception: Exception) -> Any:
         """A response, or one to be awaited where the answer is a page."""
+        answer = self._answer(request, exception)
+        if isinstance(answer, HTTPResponse) and answer.status >= 400 and not isinstance(exception, RequestCancelled):
+            watch = request.app.ctx.gateway.watch
+            watch.refused(answer.headers["x-request-id"], answer.status, api=request.path.startswith("/v1/"))
+        return answer
+
+    def _answer(self, request: Request, exception: Exception) -> Any:
         headers = {"x-request-id": new_request_id(now_us())}
         if request.path.startswith("/v1/"):
             headers |= CORS_HEADERS

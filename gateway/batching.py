@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 C = TypeVar("C")
@@ -49,6 +50,11 @@ class Batcher(Generic[C]):
         if self._runner is None:
             self._runner = loop.create_task(self._run())
         return future
+
+    def waiting(self) -> Iterator[C]:
+        """The commands that are not applied yet, the oldest first."""
+        for command, _ in itertools.chain(self._applying, self._queue):
+            yield command
 
     def refuse(self, kind: type[C], error: Callable[[], Exception]) -> None:
         """Raise `error()` for all who wait for commands of this kind. Those still in the queue are forgotten."""

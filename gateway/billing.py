@@ -77,6 +77,17 @@ class Billing:
     def spooled(self) -> int:
         return 0 if self._spool is None else self._spool.count
 
+    @property
+    def spool_age_s(self) -> float:
+        """Since the oldest settlement that waits on disk was made."""
+        return 0.0 if self._spool is None else _since_s(self._spool.oldest_us)
+
+    @property
+    def lag_s(self) -> float:
+        """Since the oldest settlement was made that is not in the database yet, wherever it waits."""
+        made_us = (c.at_us for c in self._batcher.waiting() if isinstance(c, Capture | Release))
+        return max(self.spool_age_s, _since_s(next(made_us, None)))
+
     async def place(
         self, request_id: str, account_id: int, least_nano: int, most_nano: int, *, price_id: int, at_us: int
     ) -> int:
@@ -258,6 +269,10 @@ def _dated(commands: Sequence[Command], now: int) -> Sequence[Command]:
         else command
         for command in commands
     ]
+
+
+def _since_s(moment_us: int | None) -> float:
+    return 0.0 if moment_us is None else max(0.0, (now_us() - moment_us) / SECOND_US)
 
 
 def _text(command: Command) -> str:

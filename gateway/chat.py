@@ -26,7 +26,7 @@ from gateway.reply import Reply, cors_lines
 from gateway.routing import MOST_ATTEMPTS, plan, unavailable
 from gateway.sse import EventTooLarge
 from gateway.turn import FAILED, LEFT, Turn
-from gateway.upstream import AttemptFailed
+from gateway.upstream import AttemptFailed, fault_text
 from models.errors import DomainError, LedgerUnavailable, LimitExceeded, UpstreamRejected, UpstreamUnavailable
 from models.ids import SECOND_US
 from models.prices import credits_text
@@ -80,6 +80,7 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route], request: Request) -
         response = await turn.gateway.upstream.open(route, turn.upstream_body(route), stream=False)
         turn.first_byte()
         body = await turn.gateway.upstream.read(response)
+        turn.provider_done()
         try:
             return read_answer(body, turn.alias.name)
         except NotAnAnswer as error:
@@ -88,7 +89,8 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route], request: Request) -
     answer = await _walk(turn, routes, attempt)
     meters = answer.meters or await turn.estimate(answer.text())
     settled = await turn.capture(meters, estimated=answer.meters is None)
-    turn.count_answer(200)
+    turn.charged_nano = settled.charged_nano
+    turn.answered(200)
     lines = f"{turn.lines}{cors_lines(request)}x-credits-charged: {credits_text(settled.charged_nano)}\r\n"
     return Reply(answer.body, 200, lines, "application/json")
 
@@ -109,7 +111,9 @@ async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request
             if upstream is not None:
                 turn.end_attempt(200)
             turn.release(FAILED)
-            await client.fail(unavailable(turn.alias.name))
+            error = unavailable(turn.alias.name)
+            turn.answered(row_of(error).status, row_of(error).code)
+            await client.fail(error)
             return None
         if upstream is not None:
             _take_over(turn, upstream)
@@ -123,7 +127,7 @@ async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request
         if not isinstance(error, DomainError):
             log.exception("a stream failed by our own fault", request_id=turn.request_id)
             error = DomainError(INTERNAL_MESSAGE)
-        turn.count_answer(row_of(error).status)
+        turn.answered(row_of(error).status, row_of(error).code)
         await client.fail(error)
     finally:
         gateway.streams.discard(client)
@@ -165,7 +169,7 @@ async def _open_stream(turn: Turn, route: Route, client: ClientStream) -> _Opene
     except STREAM_FAULTS as error:
         client.open_later()
         response.close()
-        raise AttemptFailed(f"{type(error).__name__}: {error}", status=200) from None
+        raise AttemptFailed(_stream_fault(error), status=200) from None
     except BaseException:
         response.close()
         raise
@@ -190,6 +194,7 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
         # What was finished before the connection broke is whole all the same.
         if not relay.is_whole:
             raise _stream_failed(turn, error) from None
+    turn.provider_done()
     if not relay.is_whole:
         raise _stream_failed(turn, StreamBroken("it ended before it was finished"))
     turn.gateway.health.succeeded(turn.current_route.id)
@@ -197,15 +202,20 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
     meters = counted or await turn.estimate(bytes(relay.text))
     client.settling = True
     settled = await turn.capture(meters, estimated=counted is None)
-    turn.count_answer(200)
+    turn.charged_nano = settled.charged_nano
+    turn.answered(200)
     await client.finish(relay.tail(meters, credits_text(settled.charged_nano)))
 
 
 def _stream_failed(turn: Turn, error: Exception) -> UpstreamUnavailable:
     turn.end_attempt(200)
     turn.gateway.health.failed(turn.current_route.id)
-    log.warning("a stream broke", request_id=turn.request_id, route=turn.current_route.id, error=repr(error)[:500])
+    log.warning("a stream broke", request_id=turn.request_id, route=turn.current_route.id, reason=_stream_fault(error))
     return UpstreamUnavailable("The model's provider broke off this answer. It was not charged; please try again.")
+
+
+def _stream_fault(error: Exception) -> str:
+    return str(error) if isinstance(error, StreamBroken) else fault_text(error)
 
 
 # ── the walk: one route after another, until one answers ──────────────────────────────────────────────────────────
@@ -236,7 +246,7 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
                 answer = await attempt(route)
             except AttemptFailed as failure:
                 turn.end_attempt(failure.status)
-                log.info("an attempt failed", request_id=turn.request_id, route=route.id, reason=str(failure)[:500])
+                log.info("an attempt failed", request_id=turn.request_id, route=route.id, reason=str(failure))
                 if failure.dead and may_retry and left:
                     may_retry = False
                     continue
@@ -267,7 +277,7 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
 
 def _refusal(turn: Turn, error: DomainError) -> HTTPResponse:
     response = error_response(error, dict(line.split(": ", 1) for line in turn.lines.splitlines()))
-    turn.count_answer(response.status)
+    turn.answered(response.status, row_of(error).code)
     if isinstance(error, LedgerUnavailable) and turn.gateway.stopping:
         response.headers["connection"] = "close"
     return response
@@ -276,7 +286,7 @@ def _refusal(turn: Turn, error: DomainError) -> HTTPResponse:
 def _client_left(turn: Turn) -> None:
     """Nothing was delivered, nothing is charged; the estimate stays counted against the limits of who walked away."""
     if turn.placed and not turn.settled and not turn.handed_over:
-        turn.gateway.metrics.left.labels(str(turn.caller.account_id), "before output").inc()
+        turn.gateway.metrics.count_left(turn.caller.account_id, "before output")
         turn.release(LEFT)
 
 

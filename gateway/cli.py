@@ -102,7 +102,7 @@ def serve(
 def migrate() -> None:
     """Bring the database to the current schema. Safe to run twice, and from two machines at once."""
     from gateway.settings import load_settings
-    from models.database import migrate as migrate_database
+    from models.schema import migrate as migrate_database
     from models.secrets import load_secret_key
 
     settings = load_settings()

@@ -20,11 +20,12 @@ from gateway.settings import Settings, load_settings
 from gateway.simulator import serve_simulator
 from models.accounts import create_account, find_account, make_reset_link
 from models.credits import grant
-from models.database import Database, migrate, open_database
+from models.database import Database, open_database
 from models.errors import NotFound, SetupError
 from models.keys import issue_key, key_rows, set_key_models
 from models.prices import NANO_PER_CREDIT, credits_text
 from models.records import ApiKey
+from models.schema import migrate
 from models.secrets import Seal, hash_key_secret, load_secret_key
 
 EMAIL = "demo@example.com"

@@ -20,7 +20,7 @@ def drain(turn: Turn, response: aiohttp.ClientResponse, relay: StreamRelay) -> N
     task = asyncio.create_task(_drain(turn, response, relay, bound_s))
     gateway.drains.add(task)
     task.add_done_callback(gateway.drained)
-    gateway.metrics.left.labels(str(turn.caller.account_id), "after output").inc()
+    gateway.metrics.count_left(turn.caller.account_id, "after output")
 
 
 async def _drain(turn: Turn, response: aiohttp.ClientResponse, relay: StreamRelay, bound_s: float) -> None:
@@ -38,7 +38,8 @@ async def _drain(turn: Turn, response: aiohttp.ClientResponse, relay: StreamRela
             turn.gateway.health.succeeded(turn.current_route.id)
         counted = relay.meters if relay.is_whole else None
         meters = counted or await turn.estimate(bytes(relay.text))
-        await turn.capture(meters, estimated=counted is None, outcome=LEFT)
+        settled = await turn.capture(meters, estimated=counted is None, outcome=LEFT)
+        turn.charged_nano = settled.charged_nano
     except asyncio.CancelledError:
         log.warning("a stream without client was cut by our shutdown", request_id=turn.request_id)
     except Exception as error:

@@ -9,7 +9,6 @@ import gc
 import os
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from threading import Thread
 
@@ -31,6 +30,7 @@ from gateway.settings import Settings
 from gateway.spool import Spool, path_of
 from gateway.turn import Turn
 from gateway.upstream import Upstream
+from gateway.watching import SURVEY_S, Watch
 from models.database import Database, connect, is_away
 from models.errors import LedgerUnavailable, SetupError
 from models.ids import now_us
@@ -100,9 +100,7 @@ class Gateway:
         self._misses = 0
         self._ended = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
-        self.metrics.watch(self.metrics.running, lambda: len(self.running))
-        self.metrics.watch(self.metrics.draining, lambda: len(self.drains))
-        self.metrics.watch(self.metrics.cooling, lambda: self.health.resting)
+        self.watch = Watch(self)
 
     async def start(self) -> None:
         """Raises SetupError when settings or database are not ready."""
@@ -143,9 +141,7 @@ class Gateway:
         self.upstream = Upstream(self.settings)
         if self.settings.stripe_secret_key is not None:
             self.payments = Payments(self.settings)
-        self.metrics.watch(self.metrics.settlements_waiting, lambda: self.billing.waiting)
-        self.metrics.watch(self.metrics.spooled, lambda: self.billing.spooled)
-        self.metrics.watch(self.metrics.feed_age, lambda: time.monotonic() - self.catalog.read_at)
+        self.watch.begin()
         await self.limiter.start()
         _tune_collector()
         tasks: list[tuple[float, Callable[[], Awaitable[None]], float]] = [
@@ -154,6 +150,7 @@ class Gateway:
             (_KEEP_ALIVE_CHECK_S, self._keep_alive, _PROMPT_S),
             (_REFRESH_S, self._refresh, _PROMPT_S),
             (_SWEEP_S, self._sweep, _PROMPT_S),
+            (SURVEY_S, self.watch.survey, _PROMPT_S),
             (_NOTE_USES_S, self.store_uses, _PROMPT_S),
             (_ROLL_UP_S, self._roll_up, _AT_LENGTH_S),
         ]
@@ -205,6 +202,7 @@ class Gateway:
         except Exception as error:
             # Others will take it for dead, and find nothing held.
             log.warning("could not write that this worker has ended", error=repr(error))
+        await self.watch.end()
         await self.upstream.close()
         if self.payments is not None:
             await self.payments.close()
@@ -247,9 +245,12 @@ class Gateway:
 
     async def _renew(self) -> None:
         """The heartbeat; a pool whose connections do not come back is made anew."""
+        life = self.lease.life
         try:
             await self.lease.renew(self.billing)
             self._misses = 0
+            if self.lease.life != life:
+                self.metrics.leases_lost.inc()
         except BaseException:
             self._misses += 1
             if self._misses % _MISSES == 0:

@@ -59,6 +59,11 @@ class Lease:
         """Whether this worker may admit. On SQLite nobody else could take it for dead."""
         return self._database.dialect == "sqlite" or time.monotonic() - self._renewed_at < LEASE_S - _MARGIN_S
 
+    @property
+    def age_s(self) -> float:
+        """Since the last heartbeat that was written."""
+        return 0.0 if self._database.dialect == "sqlite" else time.monotonic() - self._renewed_at
+
     async def renew(self, billing: Billing) -> None:
         """The heartbeat; called every HEARTBEAT_S on PostgreSQL."""
         asked_at = time.monotonic()

@@ -32,6 +32,6 @@ def read_fields(data: bytes) -> dict[str, Raw]:
         value = json.loads(mended.decode("utf-8", "replace"), parse_constant=lambda _name: None)
         if isinstance(value, dict):
             return {name: Raw(_encode(item)) for name, item in value.items()}
-    except (ValueError, RecursionError) as error:
-        raise NotJson(f"not JSON ({error}): {data[:200]!r}") from None
-    raise NotJson(f"not an object: {data[:200]!r}")
+    except (ValueError, RecursionError):
+        raise NotJson("not JSON") from None
+    raise NotJson("not a JSON object")

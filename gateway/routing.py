@@ -66,8 +66,9 @@ class RouteHealth:
             state.probing = False
 
     @property
-    def resting(self) -> int:
-        return sum(self.is_resting(route_id) for route_id in self._states)
+    def resting(self) -> set[int]:
+        """The ids of the routes that rest."""
+        return {route_id for route_id in self._states if self.is_resting(route_id)}
 
 
 def plan(alias: Alias, health: RouteHealth) -> Sequence[Route]:

@@ -17,8 +17,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from gateway.logs import write_logs
 from gateway.settings import Settings
 from models.database import DatabaseUrl, file_lock, open_database
 from models.errors import DomainError, SetupError
@@ -55,7 +54,7 @@ def run_server(
             if banner is not None:
                 banner(url)
 
-        _write_logs()
+        write_logs(settings)
         _allow_open_files()
         if settings.workers > 1:
             from gateway.workers import Workers, shared_numbers
@@ -74,7 +73,7 @@ def serve_worker(settings: Settings, listener: socket.socket, pipe: Connection) 
     """One of several workers, in a process of its own; what it says through `pipe` is in `workers.py`."""
     from gateway.workers import ALIVE, BEAT_S, READY
 
-    _write_logs()
+    write_logs(settings)
     app = _build_app(settings)
 
     # A main process that is frozen reads nothing: what does not fit is left out, and nobody waits for it.
@@ -226,19 +225,4 @@ def _quiet_logs() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("sanic.error").addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], DomainError))
-    )
-
-
-def _write_logs() -> None:
-    """To stderr, for stdout is what the command says; tracebacks without variables, for those hold customers' words."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.dev.set_exc_info,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     spool_dir: Path | None = Field(
         None, description="where settlements wait while PostgreSQL is away; var/spool when absent; keep it on a disk"
     )
+    log_format: Literal["pretty", "json"] = Field("pretty", description="logs on stderr, for people or for programs")
+    log_requests: bool = Field(True, description="a line for each request that is over; never what is in it")
     metrics_allow: Networks = Field(
         (), description="networks that may read /metrics, beside loopback; comma separated, as 10.0.0.0/8"
     )

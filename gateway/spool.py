@@ -44,7 +44,9 @@ class Spool:
             if not os.fstat(self._file).st_size:
                 self._write([])
                 _sync_folder(path.parent)
-            self.count = sum(1 for _ in self.settlements())
+            found = list(self.settlements())
+            self.count = len(found)
+            self.oldest_us = min((one.at_us for one in found), default=None)
         except BaseException:
             self._opened.close()
             raise
@@ -54,6 +56,8 @@ class Spool:
         encode = msgspec.json.encode
         self._write([encode([_NAMES[type(one)], msgspec.structs.asdict(one)]) for one in settlements])
         self.count += len(settlements)
+        if self.oldest_us is None:
+            self.oldest_us = min((one.at_us for one in settlements), default=None)
 
     def settlements(self) -> Iterator[Settlement]:
         """All that wait, oldest first."""
@@ -63,7 +67,7 @@ class Spool:
 
     def clear(self) -> None:
         """Everything was stored."""
-        self.count = 0
+        self.count, self.oldest_us = 0, None
         os.ftruncate(self._file, 0)
 
     def close(self) -> None:

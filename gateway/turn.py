@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 # Without max_tokens nobody knows; most answers are shorter than this.
 _OUTPUT_ESTIMATE = 1_000
-SERVED, FAILED, LEFT = "served", "failed", "left"
+SERVED, FAILED, LEFT, REFUSED = "served", "failed", "left", "refused"
+UNKNOWN = "unknown"
+# Nobody was there to be told; proxies write it so.
+CLIENT_GONE = 499
 # Counting a long text takes a moment; beyond this many characters the moment is spent in a thread.
 _MOST_INLINE_CHARS = 100_000
 _NOTHING = Meters()
@@ -33,7 +36,9 @@ class Turn:
     """Made for every request to chat completions; `close` gives back whatever is still taken."""
 
     __slots__ = (
+        "_answered_at",
         "_attempt_started",
+        "_outcome",
         "admission",
         "alias",
         "ask",
@@ -41,18 +46,25 @@ class Turn:
         "attempts",
         "bound",
         "caller",
+        "charged_nano",
+        "ended_s",
+        "error",
+        "estimated",
         "first_byte_s",
         "gateway",
         "handed_over",
         "held_nano",
         "input_ceiling",
+        "meters",
         "placed",
         "price",
+        "provider_s",
         "request_id",
         "route",
         "route_admission",
         "settled",
         "started",
+        "status",
     )
 
     caller: Caller
@@ -75,7 +87,17 @@ class Turn:
         self.route: Route | None = None
         self.attempts: list[dict[str, Any]] = []
         self._attempt_started = 0.0
+        self._answered_at = 0.0
         self.first_byte_s = 0.0
+        # What is told of it when it is over: see `watching.py`.
+        self.provider_s = 0.0
+        self.ended_s = 0.0
+        self.status = 0
+        self.error = ""
+        self._outcome = ""
+        self.meters = _NOTHING
+        self.charged_nano = 0
+        self.estimated = False
         # The handler is gone, a drain settles: until then the places stay taken.
         self.handed_over = False
 
@@ -130,12 +152,18 @@ class Turn:
         if not self.first_byte_s:
             self.first_byte_s = time.monotonic() - self.started
 
+    def provider_done(self) -> None:
+        """All that the provider has to say is here; what takes time now is our own."""
+        self._answered_at = time.monotonic()
+
     def end_attempt(self, status: int, cost_nano: int = 0) -> None:
         """Note how one route answered; `status` 0 is no answer at all."""
         route = self.current_route
-        ms = int((time.monotonic() - self._attempt_started) * 1000)
-        self.attempts.append({"route": route.id, "status": status, "ms": ms, "cost_nano": cost_nano})
-        self.gateway.metrics.count_attempt(route.id, status)
+        seconds = (self._answered_at or time.monotonic()) - self._attempt_started
+        self._answered_at = 0.0
+        self.provider_s += seconds
+        self.attempts.append({"route": route.id, "status": status, "ms": int(seconds * 1000), "cost_nano": cost_nano})
+        self.gateway.metrics.count_attempt(self.alias.name, route, status)
 
     # ── settle, once ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,6 +171,7 @@ class Turn:
         """Charge price × tokens; an estimate never more than was held. The future resolves when it is durable."""
         assert not self.settled
         self.settled = True
+        self._outcome = outcome
         charge_nano = self.price.charge_nano(meters, self.at_us)
         if estimated:
             charge_nano = min(charge_nano, self.held_nano)
@@ -150,6 +179,7 @@ class Turn:
         self.end_attempt(200, cost.charge_nano(meters) if cost is not None else 0)
         usage = self._usage_row(outcome, meters, estimated)
         self._correct_limits(meters.total)
+        self.meters, self.charged_nano, self.estimated = meters, charge_nano, estimated
         self.gateway.metrics.count_charge(self.alias.name, meters, charge_nano / NANO_PER_CREDIT, estimated)
         return self.gateway.billing.capture(
             Capture(self.request_id, self.caller.account_id, charge_nano, now_us(), usage)
@@ -160,6 +190,7 @@ class Turn:
         if self.settled or not self.placed or self.handed_over:
             return
         self.settled = True
+        self._outcome = outcome
         usage = self._usage_row(outcome, _NOTHING, False) if self.attempts else None
         self.gateway.billing.release(Release(self.request_id, self.caller.account_id, now_us(), usage))
 
@@ -181,9 +212,13 @@ class Turn:
                 self.gateway.limiter.refund(admission)
 
     def close(self) -> None:
-        """The places are free again. Safe to repeat."""
+        """The places are free again, and the request is over, unless a drain has taken it over. Safe to repeat."""
         if self.handed_over:
             return
+        if not self.ended_s:
+            self.ended_s = time.monotonic() - self.started
+            self.status = self.status or CLIENT_GONE
+            self.gateway.watch.finished(self)
         for admission in (self.admission, self.route_admission):
             if admission is not None:
                 self.gateway.limiter.leave(admission)
@@ -194,10 +229,22 @@ class Turn:
         lines = f"x-request-id: {self.request_id}\r\n"
         return lines + self.gateway.limiter.lines(self.admission.limits) if self.admission is not None else lines
 
-    def count_answer(self, status: int) -> None:
+    def answered(self, status: int, error: str = "") -> None:
+        """What the client was told: the status, or the one it would have been when the error came in a stream."""
+        self.status, self.error = status, error
+
+    @property
+    def outcome(self) -> str:
+        """As in the usage record, where there is one; `refused` for what came to no provider."""
+        if self._outcome == SERVED and self.status != 200:
+            return FAILED
+        return self._outcome or (LEFT if self.status in (0, CLIENT_GONE) else FAILED if self.status >= 500 else REFUSED)
+
+    @property
+    def alias_name(self) -> str:
+        """Of the catalog, never what a client made up."""
         alias = getattr(self, "alias", None)
-        name = alias.name if alias is not None else ""
-        self.gateway.metrics.count_answer(name, status, time.monotonic() - self.started, self.first_byte_s)
+        return UNKNOWN if alias is None else str(alias.name)
 
     def _correct_limits(self, tokens: int) -> None:
         for admission in (self.admission, self.route_admission):

@@ -106,14 +106,14 @@ class Upstream:
             response = await self._session.post(route.url, data=body, headers=route.headers, allow_redirects=False)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             dead = _reused.get() and not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
-            raise AttemptFailed(f"{type(error).__name__}: {error}", dead=dead) from None
+            raise AttemptFailed(fault_text(error), dead=dead) from None
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            raise AttemptFailed(f"{type(error).__name__}: {error}") from None
+            raise AttemptFailed(fault_text(error)) from None
         if response.status != 200:
             await self._refuse(route, response)
         if stream and response.content_type != "text/event-stream":
             response.close()
-            raise AttemptFailed(f"{response.content_type} where an event stream was asked for", status=200)
+            raise AttemptFailed("no event stream, which was asked for", status=200)
         if response.connection is not None and isinstance(response.connection.protocol, _Protocol):
             response.connection.protocol.allow_silence(self._idle_s)
         return response
@@ -131,7 +131,7 @@ class Upstream:
                     raise AttemptFailed("the answer is too large", status=200)
             return bytes(body)
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise AttemptFailed(f"cut: {type(error).__name__}: {error}", status=200) from None
+            raise AttemptFailed(f"cut: {fault_text(error)}", status=200) from None
         finally:
             response.release()
 
@@ -145,6 +145,12 @@ class Upstream:
         if status in CLIENT_MISTAKES:
             raise _rejection(status, text, route.credential)
         raise AttemptFailed(f"status {status}", status=status, retry_after_s=_retry_after_s(response))
+
+
+def fault_text(error: Exception) -> str:
+    """For our log. The system's words about a connection are harmless; others may quote what the provider sent."""
+    kind = type(error).__name__
+    return f"{kind}: {error}" if isinstance(error, OSError) and str(error) else kind
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float:

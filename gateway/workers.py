@@ -22,7 +22,6 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from prometheus_client.multiprocess import mark_process_dead
 
 from gateway.settings import Settings
 from models.errors import SetupError
@@ -73,6 +72,12 @@ class Workers:
         self._ended_within_s = settings.shutdown_s + _ENDED_WITHIN_S
         self._workers = [self._make() for _ in range(settings.workers)]
         self._stopping = False
+        # Imported when the folder of `shared_numbers` is known, or it would not write there.
+        from prometheus_client import CollectorRegistry
+
+        from gateway.metrics import restarts_counter
+
+        self._restarts = restarts_counter(CollectorRegistry())
         self._bell, self._ringer = os.pipe()
 
     def run(self, on_ready: Callable[[], None]) -> None:
@@ -121,6 +126,7 @@ class Workers:
             if give_up:
                 raise SetupError(worker.reason or "a worker could not start; its log says why")
             log.error("a worker died, another takes its place", pid=worker.process.pid, exit=worker.process.exitcode)
+            self._restarts.inc()
             self._forget(worker)
             if not worker.ready:
                 # It will not start for the moment (its database is away): not as fast as the machine can.
@@ -145,6 +151,8 @@ class Workers:
 
     @staticmethod
     def _forget(worker: _Worker) -> None:
+        from prometheus_client.multiprocess import mark_process_dead
+
         worker.pipe.close()
         mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
 

@@ -15,10 +15,9 @@ import msgspec
 from models.charge_sums import FOREVER_US, ChargeSum, charge_sums, charges_nano, next_charged_day
 from models.database import Database
 from models.errors import NotFound
-from models.ids import DAY_US
+from models.ids import DAY_US, moment_of_id
 from models.months import Month, month_of
 from models.retention import kept_since
-from models.usage import moment_of_id
 
 USAGE = "usage"
 LAST_ID = 2**62

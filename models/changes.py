@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -74,6 +75,10 @@ class OperatorWrite:
         return _rewritten(value, replaced)
 
 
+# The write that this task is in.
+_open: contextvars.ContextVar[OperatorWrite | None] = contextvars.ContextVar("operator_write", default=None)
+
+
 def audit_hash(row: dict[str, Any]) -> str:
     """SHA-256 of the row's canonical JSON (keys sorted), the hash before it included."""
     return hashlib.sha256(msgspec.json.encode(row, order="sorted")).hexdigest()
@@ -84,14 +89,24 @@ async def operator_write(database: Database, operator: str) -> AsyncIterator[Ope
     """One operator's write, all or nothing.
 
     On PostgreSQL all of them take one lock until they commit, so change ids become visible in order: a worker that polls
-    by id would otherwise miss the row of a slow writer for ever. SQLite's write lock does the same.
+    by id would otherwise miss the row of a slow writer for ever. SQLite's write lock does the same. A write that begins
+    within another joins it, and is kept or lost with it: so verbs are made of verbs.
     """
+    outer = _open.get()
+    if outer is not None:
+        yield outer
+        return
     async with database.transaction() as transaction:
         if database.dialect == "postgres":
             # A notebook that is gone in the middle must not keep an account from its customer until TCP notices.
             await transaction.execute_query("SET LOCAL idle_in_transaction_session_timeout = '10s'")
             await transaction.execute_query(f"SELECT pg_advisory_xact_lock({CHANGE_LOCK_ID})")
-        yield OperatorWrite(transaction, operator, now_us())
+        write = OperatorWrite(transaction, operator, now_us())
+        token = _open.set(write)
+        try:
+            yield write
+        finally:
+            _open.reset(token)
 
 
 def _texts(value: Any) -> Iterator[str]:

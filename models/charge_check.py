@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 from models.bands import ASKED, BANDS, HOLD, band_join, bands_of, encoded, priced, small_test
 from models.database import Database
-from models.ids import to_datetime
+from models.ids import lowest_id, to_datetime
 from models.months import month_of_id
 from models.price_list import LIVE
 from models.prices import Meters, PriceVersion, price_from_row
 from models.retention import kept_since
-from models.usage import lowest_id
 
 PAGE = 5_000
 # So many faults are spelled out; the others are counted.

@@ -18,9 +18,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from models.database import Database, by_index
-from models.ids import DAY_US
+from models.ids import DAY_US, lowest_id, moment_of_id
 from models.protections import GRACE_US, LATE
-from models.usage import lowest_id, moment_of_id
 
 # A midnight that nobody will see, and whose ids still have 48 bits.
 FOREVER_US = 2**56 // DAY_US * DAY_US

@@ -40,6 +40,13 @@ def check_whole(value: object, *, field: str, least: int, most: int = MOST_BIGIN
     return value
 
 
+def check_amount(nano: object, *, most_nano: int = MOST_BIGINT) -> None:
+    """Raises BadInput for nano-credits that nobody can be given."""
+    if check_whole(nano, field="credits", least=-MOST_BIGINT) < 1:
+        raise BadInput("credits: must be above zero; to take credits use take_back", field="credits")
+    check_whole(nano, field="credits", least=1, most=most_nano)
+
+
 def check_choice(value: object, *, field: str, choices: Iterable[str]) -> str:
     """`value` as it is. Raises BadInput naming the choices when it is none of them."""
     known = tuple(choices)

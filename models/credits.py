@@ -23,7 +23,7 @@ from models.approvals import (
     told,
 )
 from models.changes import OperatorWrite, operator_write
-from models.checks import MOST_BIGINT, check_choice, check_grant_key, check_reason, check_whole
+from models.checks import MOST_BIGINT, check_amount, check_choice, check_grant_key, check_reason
 from models.database import Database
 from models.errors import BadInput, Conflict
 from models.money import ISSUED, Move
@@ -195,5 +195,5 @@ async def _account_of(asked: Approval) -> AccountInfo:
 
 
 def _checked(amount_nano: int, reason: str, grant_key: str) -> tuple[str, str]:
-    check_whole(amount_nano, field="credits", least=1)
+    check_amount(amount_nano)
     return check_reason(reason), check_grant_key(grant_key)

@@ -20,8 +20,6 @@ from tortoise.context import TortoiseContext
 from tortoise.exceptions import DBConnectionError, OperationalError
 
 from models.errors import SetupError
-from models.ids import now_us
-from models.protections import protect
 
 DEFAULT_URL = "sqlite://var/gateway.db"
 BUSY_TIMEOUT_MS = 5_000
@@ -278,40 +276,6 @@ def tortoise_config(url: DatabaseUrl, *, pool: int = 10, command_timeout_s: floa
             }
         },
     }
-
-
-# ── schema ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def migrate(url: DatabaseUrl) -> list[str]:
-    """Bring the schema up to date and return the names of the migrations applied now. Safe to run twice and at once.
-
-    Raises SetupError when a newer version has migrated it; nothing is changed then.
-    """
-    from models.partitions import make_partitions
-    from models.schema import check_not_newer, executor
-
-    async with _one_at_a_time(url), open_database(url, create=True) as database:
-        await check_not_newer(database)
-        steps = executor(database)
-        names = [step.migration.name for step in await steps.plan()]
-        await steps.migrate()
-        await protect(database.connection)
-        await make_partitions(database, now_us())
-        return names
-
-
-@contextlib.asynccontextmanager
-async def _one_at_a_time(url: DatabaseUrl) -> AsyncIterator[None]:
-    if url.path is not None:
-        url.path.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(url.path.with_name(url.path.name + ".migrate.lock"), wait=True):
-            yield
-        return
-    # On a connection of its own: the migrations' first read may fail, and would abort a transaction that they share.
-    async with open_database(url, pool=1) as keeper, keeper.transaction() as transaction:
-        await transaction.execute_query(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK_ID})")
-        yield
 
 
 @contextlib.contextmanager

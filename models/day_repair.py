@@ -10,11 +10,10 @@ from typing import Any
 
 from models.changes import operator_write
 from models.database import Database
-from models.ids import DAY_US, to_datetime
+from models.ids import DAY_US, moment_of_id, to_datetime
 from models.ledger_steps import DAY_SUMS
 from models.retention import kept_since
 from models.rollups import STORE, rolled_until, sums_of
-from models.usage import moment_of_id
 
 ACTION = "usage.sum_again"
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from models.database import Database
-from models.ids import DAY_US, SECOND_US, now_us
+from models.ids import DAY_US, SECOND_US, lowest_id, now_us
 from models.records import Audit
 from models.routes import RouteInfo, find_route
-from models.usage import lowest_id
 
 # Every worker knows of an edit after a second; two machines' clocks may differ by the rest.
 GRACE_US = 5 * SECOND_US

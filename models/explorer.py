@@ -14,10 +14,10 @@ import msgspec
 from models.checks import check_whole
 from models.database import Database
 from models.errors import BadInput, NotFound
-from models.ids import DAY_US
+from models.ids import DAY_US, moment_of_id
 from models.prices import Meters, PriceVersion, Rates, Window, price_from_row, tier_for
 from models.rollups import rolled_until
-from models.usage import EVERYTHING, SLACK_US, UsageFilter, matching, matching_days, moment_of_id
+from models.usage import EVERYTHING, SLACK_US, UsageFilter, matching, matching_days
 
 MOST_SIZE = 5_000
 

@@ -1,4 +1,4 @@
-"""Owns the clock and the ids: microseconds since 1970 in UTC, and UUIDv7 request ids that sort by time."""
+"""Owns the clock and the ids: microseconds since 1970 in UTC, and UUIDv7 request ids that sort by time and tell it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def now_us() -> int:
 def new_request_id(at_us: int) -> str:
     """A UUIDv7 of this moment: ids of one process ascend, so the usage table is appended to, not shuffled."""
     return str(uuid7(nanoseconds=at_us * 1000))
+
+
+def lowest_id(at_us: int) -> str:
+    """The lowest request id that could have been made at a moment."""
+    head = f"{max(0, at_us) // 1000:012x}"
+    return f"{head[:8]}-{head[8:]}-0000-0000-000000000000"
+
+
+def moment_of_id(request_id: str) -> int:
+    """When a request id was made, in microseconds: its first 48 bits are milliseconds."""
+    return int(request_id.replace("-", "")[:12], 16) * 1000
 
 
 def to_datetime(at_us: int) -> datetime:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from models.errors import BadInput, Conflict, DomainError, InsufficientCredits, LedgerUnavailable, NotFound
+from models.prices import credits_text
 
 ISSUED, REVENUE, WRITEOFF, CASH = 1, 2, 3, 4
 SYSTEM_ACCOUNTS = {ISSUED: "issued", REVENUE: "revenue", WRITEOFF: "writeoff", CASH: "cash"}
@@ -276,7 +277,8 @@ def _move(book: Book, command: Move, effects: Effects) -> Outcome:
         taken = min(command.amount_nano, purse.available_nano)
         if taken < command.amount_nano and command.shortfall == "refuse":
             raise InsufficientCredits(
-                "the account does not have that much available",
+                f"credits: {credits_text(purse.available_nano)} are available, not {credits_text(command.amount_nano)};"
+                ' take less, or write the rest off: shortfall="writeoff"',
                 available_nano=purse.available_nano,
                 needed_nano=command.amount_nano,
             )

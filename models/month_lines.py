@@ -14,13 +14,12 @@ import msgspec
 
 from models.charge_sums import charge_sums
 from models.database import Database, by_index
-from models.ids import DAY_US, SECOND_US
+from models.ids import DAY_US, SECOND_US, lowest_id
 from models.money import FIRST_CUSTOMER, WRITEOFF
 from models.months import Month
 from models.prices import PriceVersion, price_from_row
 from models.protections import GRACE_US, LATE
 from models.retention import kept_since
-from models.usage import lowest_id
 
 MOST_AT_ONCE = 10_000
 _PART = 10**9

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from models.errors import BadInput
-from models.ids import SECOND_US, to_datetime, to_us
-from models.usage import lowest_id, moment_of_id
+from models.ids import SECOND_US, lowest_id, moment_of_id, to_datetime, to_us
 
 # Settlements that wait longer are dated by when they are made (see gateway/billing.py), so a closed month never changes.
 CLOSES_AFTER_US = 3_600 * SECOND_US

@@ -16,9 +16,8 @@ from tortoise.exceptions import BaseORMException
 from models.altering import CHECK_FAILED, alter, sqlstate, wait_briefly
 from models.database import PARTITION_LOCK_ID, Database
 from models.errors import SetupError
-from models.ids import DAY_US
+from models.ids import DAY_US, lowest_id
 from models.months import Month, month_of
-from models.usage import lowest_id
 
 MONTHS_AHEAD = 2
 DEFAULT = "usage_default"
@@ -51,6 +50,15 @@ async def make_partitions(database: Database, now_us: int) -> list[str]:
         if await alter(f"making the partition of {month}", lambda month=month: _make(database, month, now_us)):  # type: ignore[misc]
             made.append(name_of(month))
     return made
+
+
+async def missing_partitions(database: Database, now_us: int) -> list[Month]:
+    """The months to come that should have a partition and have none. SQLite misses none."""
+    if database.dialect != "postgres":
+        return []
+    known = await partitions(database.connection)
+    ahead = (month_of(now_us).plus(n) for n in range(1, MONTHS_AHEAD + 1))
+    return [month for month in ahead if not _is_covered(month, known)]
 
 
 def name_of(month: Month) -> str:

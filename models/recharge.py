@@ -20,9 +20,8 @@ import msgspec
 
 from models.bands import ASKED, BANDS, HOLD, band_join, bands_of, encoded, priced, small_test
 from models.database import Database, open_snapshot
-from models.ids import SECOND_US
+from models.ids import SECOND_US, lowest_id
 from models.prices import Meters, PriceVersion, price_from_row
-from models.usage import lowest_id
 
 PAGE = 5_000
 # A sum of SQLite's is within 64 bits, which a slip of units could leave: it is taken in two parts.

@@ -20,7 +20,7 @@ from models.changes import OperatorWrite, operator_write
 from models.checks import check_choice, check_reason
 from models.database import Database
 from models.errors import BadInput, Conflict, DomainError, InsufficientCredits
-from models.ids import to_datetime
+from models.ids import lowest_id, to_datetime
 from models.ledger import apply_in
 from models.money import REVENUE, WRITEOFF, Move, Moved
 from models.months import month_of_id
@@ -29,7 +29,6 @@ from models.prices import credits_text
 from models.recharge import recharge
 from models.records import Audit
 from models.retention import kept_since
-from models.usage import lowest_id
 
 ACTION = "rerating.post"
 KIND = "correction"

@@ -19,11 +19,11 @@ from models.changes import OperatorWrite, operator_write
 from models.checks import check_reason
 from models.database import Database
 from models.errors import BadInput
+from models.ids import lowest_id
 from models.months import Month, month_of, month_of_id, parse_month
 from models.partitions import DEFAULT, partitions
 from models.records import Audit
 from models.rollups import first_record_us, roll_up, rolled_until
-from models.usage import lowest_id
 
 ACTION = "usage.drop"
 BATCH = 2_000

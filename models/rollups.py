@@ -16,10 +16,10 @@ import msgspec
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from models.database import ROLLUP_LOCK_ID, Database, open_database
-from models.ids import DAY_US
+from models.ids import DAY_US, lowest_id
 from models.ledger_steps import DAY_COLUMNS, DAY_GROUP, DAY_SUMS
 from models.months import CLOSES_AFTER_US
-from models.usage import SLACK_US, lowest_id
+from models.usage import SLACK_US
 
 
 class Rollup(msgspec.Struct, frozen=True):

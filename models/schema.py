@@ -1,16 +1,50 @@
-"""Owns whether a database is of this program's version: what it still needs, what a newer version has done to it."""
+"""Owns the version of a database: bringing it up to date, what it still needs, what a newer version has done to it."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
 
 from tortoise.exceptions import BaseORMException
 from tortoise.migrations.executor import MigrationExecutor
 
-from models.database import Database, tortoise_config
+from models.database import MIGRATION_LOCK_ID, Database, DatabaseUrl, file_lock, open_database, tortoise_config
 from models.errors import SetupError
+from models.ids import now_us
+from models.partitions import make_partitions
+from models.protections import protect
 
 
 def executor(database: Database) -> MigrationExecutor:
     return MigrationExecutor(database.connection, tortoise_config(database.url)["apps"])
+
+
+async def migrate(url: DatabaseUrl) -> list[str]:
+    """Bring the schema up to date and return the names of the migrations applied now. Safe to run twice and at once.
+
+    Raises SetupError when a newer version has migrated it; nothing is changed then.
+    """
+    async with _one_at_a_time(url), open_database(url, create=True) as database:
+        await check_not_newer(database)
+        steps = executor(database)
+        names = [step.migration.name for step in await steps.plan()]
+        await steps.migrate()
+        await protect(database.connection)
+        await make_partitions(database, now_us())
+        return names
+
+
+@contextlib.asynccontextmanager
+async def _one_at_a_time(url: DatabaseUrl) -> AsyncIterator[None]:
+    if url.path is not None:
+        url.path.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(url.path.with_name(url.path.name + ".migrate.lock"), wait=True):
+            yield
+        return
+    # On a connection of its own: the migrations' first read may fail, and would abort a transaction that they share.
+    async with open_database(url, pool=1) as keeper, keeper.transaction() as transaction:
+        await transaction.execute_query(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK_ID})")
+        yield
 
 
 async def check_schema(database: Database, *, newer: bool = False) -> None:

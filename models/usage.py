@@ -8,7 +8,7 @@ import msgspec
 
 from models.checks import check_choice, check_text, check_whole
 from models.database import Database
-from models.ids import SECOND_US
+from models.ids import SECOND_US, lowest_id
 
 OUTCOMES = ("served", "failed", "left")
 _YEAR_9999_US = 253_402_300_800 * SECOND_US
@@ -124,17 +124,6 @@ def _alike(only: UsageFilter, account_id: int | None) -> tuple[list[str], list[A
     if only.estimated is not None:
         tests.append("u.estimated" if only.estimated else "NOT u.estimated")
     return tests, values
-
-
-def lowest_id(at_us: int) -> str:
-    """The lowest request id that could have been made at a moment."""
-    head = f"{max(0, at_us) // 1000:012x}"
-    return f"{head[:8]}-{head[8:]}-0000-0000-000000000000"
-
-
-def moment_of_id(request_id: str) -> int:
-    """When a request id was made, in microseconds: its first 48 bits are milliseconds."""
-    return int(request_id.replace("-", "")[:12], 16) * 1000
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

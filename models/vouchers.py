@@ -12,7 +12,7 @@ import msgspec
 
 from models.approvals import approval_above_nano
 from models.changes import OperatorWrite, operator_write
-from models.checks import MOST_BIGINT, check_reason, check_text, check_whole
+from models.checks import MOST_BIGINT, check_amount, check_reason, check_text, check_whole
 from models.codes import code_hint, hash_code, new_code
 from models.database import Database
 from models.errors import AlreadyExists, BadInput, Conflict, NotFound
@@ -66,7 +66,7 @@ async def make_vouchers(
     """
     shown, why = check_text(name, field="name", most=200), check_reason(reason)
     check_whole(count, field="count", least=1, most=MOST_VOUCHERS)
-    check_whole(amount_nano, field="credits", least=1, most=MOST_BIGINT // count)
+    check_amount(amount_nano, most_nano=MOST_BIGINT // count)
     above = approval_above_nano(above_nano)
     if above is not None and amount_nano > above:
         raise BadInput(

@@ -16,7 +16,7 @@ from models.catalog import (
     unpublish_model,
 )
 from models.environment import secret
-from models.errors import Conflict
+from models.introductions import introduce_model
 from models.price_list import price_rows
 from models.routes import Usd
 from ops.frames import EXACT, MOMENT, frame
@@ -97,25 +97,23 @@ class Catalog(Routes, Prices):
         """Add what is missing of a provider, a model and the route between them; returns the model's routes.
 
         Customers do not see the model before it has a price and is published. A new provider's key is read from the variable
-        `key_from`, or asked for. Twice is once, and after an error the same call goes on where it ended; what is there
-        already stays as it is. Raises Conflict for a provider of this name at another address.
+        `key_from`, or asked for. All is added or nothing; twice is once, and what is there already stays as it is. Raises
+        Conflict for a provider of this name at another address.
         """
-        known = {row["name"]: row["base_url"] for row in self._read(provider_rows)}
-        if provider not in known:
-            self.add_provider(provider, base_url=base_url, api_key=secret(key_from))
-        elif known[provider] != base_url.rstrip("/"):
-            raise Conflict(f"provider: {provider} is at {known[provider]}; choose another name", field="provider")
-        if alias not in {row["alias"] for row in self._read(model_rows)}:
-            self.add_model(alias, context_tokens=context_tokens, max_output_tokens=max_output_tokens)
-        routes = self.routes(alias)
-        if not ((routes["provider"] == provider) & (routes["upstream_model"] == upstream_model)).any():
-            self.add_route(
-                alias,
-                provider=provider,
-                upstream_model=upstream_model,
-                cost_input_usd=cost_input_usd,
-                cost_output_usd=cost_output_usd,
-            )
+        is_new = provider not in {row["name"] for row in self._read(provider_rows)}
+        self._write(
+            introduce_model,
+            alias,
+            provider=provider,
+            base_url=base_url,
+            api_key=secret(key_from) if is_new else None,
+            seal=self._desk._seal if is_new else None,
+            upstream_model=upstream_model,
+            context_tokens=context_tokens,
+            max_output_tokens=max_output_tokens,
+            cost_input_usd=cost_input_usd,
+            cost_output_usd=cost_output_usd,
+        )
         return self.routes(alias)
 
     def publish(self, alias: str) -> ModelInfo:

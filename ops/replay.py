@@ -14,13 +14,12 @@ from models.accounts import balance_rows
 from models.catalog import find_model
 from models.checks import check_whole
 from models.database import Database
-from models.ids import DAY_US, to_datetime
+from models.ids import DAY_US, lowest_id, to_datetime
 from models.months import month_of_id
 from models.price_list import database_now_us
 from models.prices import PriceVersion, credits_text
 from models.recharge import Recharge, recharge
 from models.retention import kept_since
-from models.usage import lowest_id
 from ops.frames import frame
 from ops.shown import html_table, plural, text_table
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from models import migrations
 from models.changes import OperatorWrite
-from models.database import migrate, open_database, parse_url, project_folder
+from models.database import open_database, parse_url, project_folder
 from models.ids import DAY_US, SECOND_US
 from models.months import Month
+from models.schema import migrate
 from models.secrets import Seal, load_secret_key
 from ops.desk import Desk, connect
 from ops.sample_days import apply, batches

@@ -9,7 +9,8 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
-from models.database import Database, migrate, open_database, parse_url
+from models.database import Database, open_database, parse_url
+from models.schema import migrate
 from tests.servers import execute, fresh_postgres, postgres_server
 
 Stock = Callable[[Database], Awaitable[None]]

@@ -8,13 +8,17 @@ worker or PostgreSQL and Redis under two, is for `stores` to say.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.parse
 import urllib.request
@@ -29,7 +33,7 @@ import psutil
 
 import ops
 from models.prices import NANO_PER_CREDIT
-from tests.stores import Sql, Stores, fresh_stores
+from tests.stores import SQLITE, Sql, Stores, fresh_stores
 from tests.workers import Workers, gone
 
 ROOT = Path(__file__).parents[1]
@@ -182,13 +186,26 @@ class Rig:
         self.database_url = stores.database_url
         self.environment = {"GATEWAY_DATABASE_URL": self.database_url, **stores.environment, **(settings or {})}
         self.provider = Provider(folder)
-        self.run("migrate")
+        self._migrate()
         self._desk: ops.Desk | None = None
         self._witness: _Witness | None = None
         self._others: list[Workers] = []
         _rigs.append(self)
         self.desk.catalog.add_provider("fp", base_url=self.provider.base_url, api_key="canary-provider-credential")
         self.start()
+
+    def _migrate(self) -> None:
+        """By the command, the first time; later SQLite files of a process are copies of what that has made."""
+        if self.kind != SQLITE:
+            self.run("migrate")
+            return
+        database = Path(self.database_url.removeprefix("sqlite://"))
+        template = _templates() / "migrated.db"
+        if template.exists():
+            shutil.copy(template, database)
+            return
+        self.run("migrate")
+        shutil.copy(database, template)
 
     @property
     def desk(self) -> ops.Desk:
@@ -490,6 +507,13 @@ def start_rig(
             yield rig
         finally:
             rig.close()
+
+
+@functools.cache
+def _templates() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="gateway-rigs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """The dashboard: where customers sign up, make keys, see what they spent, and pay. Pages are made here, rules are in `models`.
 
-`visits.py` is one look at a page (who looks, forms, cookies, headers), `site.py` the templates and the files they load; each
-other module is the pages of one part. What is read from other accounts must be impossible, so every query takes the
-visit's own account.
+`pages.py` leads from an address to its page and its troubles, `visits.py` is one look at a page (who looks, forms, headers),
+`site.py` the templates and the files they load; each other module is the pages of one part. What is read from other accounts
+must be impossible, so every query takes the visit's own account.
 """
 
 from gateway.dashboard import (

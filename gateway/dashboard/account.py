@@ -7,7 +7,8 @@ import re
 from sanic.response import HTTPResponse
 
 from gateway.dashboard import signing
-from gateway.dashboard.visits import Pages, Visit, said
+from gateway.dashboard.pages import Pages, said
+from gateway.dashboard.visits import Visit
 from models.erasure import erase_account
 from models.errors import BadInput
 from models.logins import change_password, check_own_password, rename

@@ -8,8 +8,9 @@ from typing import Any
 
 from sanic.response import HTTPResponse
 
+from gateway.dashboard.pages import Pages, said, too_many
 from gateway.dashboard.site import amount_text
-from gateway.dashboard.visits import Pages, Visit, said, too_many
+from gateway.dashboard.visits import Visit
 from models.errors import BadInput, LedgerUnavailable, LimitExceeded
 from models.records import Account, Voucher
 from models.statements import ledger_page, statement_months

@@ -12,7 +12,8 @@ import msgspec
 from sanic.response import HTTPResponse
 
 from gateway.catalog import Alias
-from gateway.dashboard.visits import Pages, Visit
+from gateway.dashboard.pages import Pages
+from gateway.dashboard.visits import Visit
 from models.ids import DAY_US, to_datetime
 from models.price_terms import clock_text
 from models.prices import Meters, PriceVersion, Rates, Tier

@@ -13,7 +13,8 @@ from sanic.response import HTTPResponse
 
 from gateway.catalog import Alias
 from gateway.dashboard.documentation_facts import FACTS, error_rows, limit_words
-from gateway.dashboard.visits import Pages, Visit
+from gateway.dashboard.pages import Pages
+from gateway.dashboard.visits import Visit
 from models.errors import NotFound
 from models.prices import Meters, PriceVersion
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.catalog import Snapshot
-from gateway.dashboard.visits import said
+from gateway.dashboard.pages import said
 from gateway.limits import Limit
 from models.checks import check_text
 from models.database import Database

@@ -11,8 +11,9 @@ from typing import Any
 from sanic.response import HTTPResponse
 
 from gateway.dashboard.key_form import Wanted, filled, limit_fields, read_form, typed
+from gateway.dashboard.pages import Pages, said
 from gateway.dashboard.snippets import snippets
-from gateway.dashboard.visits import Pages, Visit, said
+from gateway.dashboard.visits import Visit
 from models.errors import BadInput, Conflict, NotFound
 from models.ids import DAY_US, to_datetime, to_us
 from models.keys import (

@@ -7,7 +7,8 @@ from typing import Any
 from sanic.response import HTTPResponse
 
 from gateway.dashboard import charts, signing
-from gateway.dashboard.visits import Pages, Visit
+from gateway.dashboard.pages import Pages
+from gateway.dashboard.visits import Visit
 from models.explorer import usage_page
 from models.ids import DAY_US, SECOND_US
 from models.keys import key_rows

@@ -8,7 +8,8 @@ from sanic.response import HTTPResponse
 
 from gateway.dashboard.key_form import Wanted
 from gateway.dashboard.keys import available_aliases, issue_by_form, throttle_changes
-from gateway.dashboard.visits import Pages, Visit, said
+from gateway.dashboard.pages import Pages, said
+from gateway.dashboard.visits import Visit
 from models.errors import BadInput
 from models.ids import DAY_US
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from sanic.response import HTTPResponse
 
 from gateway.dashboard import signing
-from gateway.dashboard.visits import Pages, Visit, said, trouble
+from gateway.dashboard.pages import Pages, said, trouble
+from gateway.dashboard.visits import Visit
 from models.errors import BadInput, NotFound
 from models.logins import find_reset, use_reset
 from models.passwords import LEAST_PASSWORD

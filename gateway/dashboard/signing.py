@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from sanic.response import HTTPResponse
 
+from gateway.dashboard.devices import device_of, remember
 from gateway.dashboard.guards import safe_next
-from gateway.dashboard.visits import Pages, Visit, said, too_many
+from gateway.dashboard.kept import carried
+from gateway.dashboard.pages import Pages, said, too_many
+from gateway.dashboard.visits import Visit
 from models.accounts import create_account
 from models.errors import AlreadyExists, BadInput, LimitExceeded
 from models.ids import SECOND_US
@@ -47,7 +50,11 @@ async def sign_in(visit: Visit) -> HTTPResponse:
     if user is None:
         return _sign_in_form(visit, status=422, error=_WRONG)
     await enter(visit, user)
-    return visit.redirect(safe_next(visit.form.get("next")))
+    kept = carried(visit)
+    if kept is None:
+        return visit.redirect(safe_next(visit.form.get("next")))
+    await visit.recognise()
+    return visit.render("kept.html", kept=kept, back=safe_next(visit.form.get("next")))
 
 
 @pages.page("/signout", post=True)
@@ -83,9 +90,12 @@ async def sign_up(visit: Visit) -> HTTPResponse:
 
 
 async def count_try(visit: Visit, email: str) -> None:
-    """Before a password is looked at, wherever it was typed. Raises LimitExceeded, by whoever asks and by whose it is."""
+    """Before a password is looked at, wherever it was typed. Raises LimitExceeded, by whoever asks and by whose it is:
+    a browser that knew it before has tries of its own, and all strangers to the account share theirs."""
     await visit.throttle("sign-in by address", visit.client.network, quota=_TRIES_BY_ADDRESS, window_s=_WINDOW_S)
-    await visit.throttle("sign-in", email, quota=_TRIES_BY_ACCOUNT, window_s=_WINDOW_S)
+    device = device_of(visit, email)
+    what, subject = ("sign-in", email) if device is None else ("sign-in by device", device)
+    await visit.throttle(what, subject, quota=_TRIES_BY_ACCOUNT, window_s=_WINDOW_S)
 
 
 async def enter(visit: Visit, user: User) -> None:
@@ -100,6 +110,7 @@ async def enter(visit: Visit, user: User) -> None:
         at_us=visit.at_us,
     )
     visit.begin(token, lasting_s=LONGEST_US // SECOND_US)
+    remember(visit, user.email)
 
 
 async def _make_account(visit: Visit) -> User:
@@ -131,6 +142,7 @@ def _sign_in_form(visit: Visit, *, status: int = 200, error: str | None = None) 
         email=visit.form.get("email", ""),
         next=safe_next(wanted),
         done=_DONE.get(visit.query.get("done", "")),
+        kept=carried(visit),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from sanic.response import HTTPResponse
 
 from gateway.dashboard.billing import aligner, kind_text
-from gateway.dashboard.visits import Pages, Visit
+from gateway.dashboard.pages import Pages
+from gateway.dashboard.visits import Visit
 from models.errors import BadInput, NotFound
 from models.ids import to_datetime
 from models.months import Month, parse_month

@@ -11,7 +11,8 @@ import msgspec
 from sanic.response import HTTPResponse
 
 from gateway.dashboard import charts
-from gateway.dashboard.visits import Pages, Visit
+from gateway.dashboard.pages import Pages
+from gateway.dashboard.visits import Visit
 from models.errors import BadInput
 from models.explorer import UsageRecord, receipt, usage_page, usage_pages
 from models.ids import DAY_US, to_datetime

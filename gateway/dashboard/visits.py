@@ -1,41 +1,30 @@
-"""Owns one look at a page: who looks, whether the form came from our own page, and the answer with its headers.
+"""Owns one look at a page: who looks, what was sent and whether it came from our own page, and the answer with its headers.
 
-What must hold for every page stands here once. A page is a function `async def page(visit) -> HTTPResponse` under
-`@page(…)`; it reads `visit.form`, calls `models`, and returns `visit.render(…)` or `visit.redirect(…)`, or None when it has
-answered by itself.
-
-- A form is taken only with the session's own CSRF token and from our own origin; nothing is changed by a GET.
-- Cookies are HttpOnly, SameSite=Lax, and Secure wherever a network lies between the browser and us.
-- What went wrong is a page, and no log has an address as it was asked for: it may be a secret (`/reset/…`).
-- The database is one of its own: a heavy page cannot keep the request path of `/v1` waiting for a connection.
+What must hold for every page stands here once; which page stands where, and what goes wrong on the way: `pages.py`. The
+database is one of its own: a heavy page cannot keep the request path of `/v1` waiting for a connection.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import functools
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias, TypeVar
-from urllib.parse import quote
+from typing import Any
 
-import structlog
-from sanic import Blueprint, Request
-from sanic.exceptions import PayloadTooLarge, SanicException
+from sanic import Request
 from sanic.response import HTTPResponse
 
-from gateway.dashboard.forms import MOST_FORM_BYTES, MOST_STRANGERS_BYTES, Fields, cookie_of, fields_of, read_form
-from gateway.dashboard.guards import HEADERS, Forged, comes_from_us, policy, safe_next
+from gateway.dashboard.cookies import Cookies
+from gateway.dashboard.forms import MOST_FORM_BYTES, Fields, cookie_of, fields_of, read_form
+from gateway.dashboard.guards import HEADERS, Forged, comes_from_us, policy
 from gateway.dashboard.site import Site
-from gateway.errors import retry_headers
 from gateway.gateway import Gateway
 from gateway.limits import Limit
-from gateway.network import Client, client_of, split_address
-from models.database import Database, is_away
-from models.errors import BadInput, LedgerUnavailable, LimitExceeded, NotFound
+from gateway.network import Client, client_of
+from models.database import Database
+from models.errors import BadInput
 from models.ids import SECOND_US, new_request_id, now_us
 from models.sessions import SignedIn, find_session
 
@@ -43,12 +32,6 @@ from models.sessions import SignedIn, find_session
 _FORM_GOOD_FOR_US = 12 * 3600 * SECOND_US
 _SESSION, _VISITOR, _THEME = "session", "visitor", "theme"
 _VISITOR_S = 400 * 86_400
-# What the database takes for an id. A larger number is nobody's.
-_MOST_ID = 2**63 - 1
-log = structlog.get_logger()
-
-Handler: TypeAlias = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
-H = TypeVar("H", bound=Handler)
 
 
 class Visit:
@@ -63,9 +46,9 @@ class Visit:
         self.session: SignedIn | None = None
         self._body, self.most_bytes = "", MOST_FORM_BYTES
         self._is_secret_address = is_secret_address
-        self._cookies: list[tuple[str, str, int | None]] = []
-        self._token = self._cookie(_SESSION)
-        self._visitor = self._cookie(_VISITOR)
+        self.cookies = Cookies(request, self.client, gateway.settings.public_url)
+        self._token = self.cookies[_SESSION]
+        self._visitor = self.cookies[_VISITOR]
 
     # ── who looks ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -95,12 +78,12 @@ class Visit:
     def begin(self, token: str, *, lasting_s: int) -> None:
         """Put the cookie of a new session; whatever the browser had before is replaced."""
         self._token = token
-        self._set_cookie(_SESSION, token, lasting_s)
+        self.cookies.set(_SESSION, token, lasting_s=lasting_s)
 
     def end(self) -> None:
         """Take the session's cookie away."""
         self._token, self.session = "", None
-        self._set_cookie(_SESSION, "", 0)
+        self.cookies.set(_SESSION, "", lasting_s=0)
 
     # ── what was sent ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -142,21 +125,21 @@ class Visit:
         """What a form of this browser must bring back. It changes with the session."""
         if not (self._token or self._visitor):
             self._visitor = secrets.token_urlsafe(32)
-            self._set_cookie(_VISITOR, self._visitor, _VISITOR_S)
-        return self._sign("form", self._token or self._visitor)
+            self.cookies.set(_VISITOR, self._visitor, lasting_s=_VISITOR_S)
+        return self.sign("form", self._token or self._visitor)
 
     def check_form(self) -> None:
         """Raises Forged for a form that did not come from a page of ours in this browser."""
         given, held = self.form.get("csrf", ""), self._token or self._visitor
         is_ours = comes_from_us(self.request, self.client, self.gateway.settings.public_url)
-        if not (is_ours and held and hmac.compare_digest(given.encode(), self._sign("form", held).encode())):
+        if not (is_ours and held and self.is_signed("form", held, given)):
             raise Forged
 
     @property
     def once(self) -> str:
         """For a form that makes something: sent twice it is one and the same wish (see `wish`)."""
         moment = f"{self.at_us}.{secrets.token_urlsafe(16)}"
-        return f"{moment}.{self._sign('once', self._token + moment)}"
+        return f"{moment}.{self.sign('once', self._token + moment)}"
 
     def wish(self) -> bytes:
         """32 bytes that are the same for one form however often it is sent, and that nobody else can know.
@@ -166,7 +149,7 @@ class Visit:
         given = self.form.get("once", "")
         moment, _, signature = given.rpartition(".")
         made_us = moment.partition(".")[0]
-        good = hmac.compare_digest(signature.encode(), self._sign("once", self._token + moment).encode())
+        good = self.is_signed("once", self._token + moment, signature)
         if not (good and made_us.isdecimal() and self.at_us - int(made_us) < _FORM_GOOD_FOR_US):
             raise BadInput("This form is too old; check it and send it again.", field="once")
         return self._mac("wish", given)
@@ -176,8 +159,12 @@ class Visit:
         """When the form was opened, as its `once` field says; to be asked after `wish`, which checks that field."""
         return int(self.form["once"].partition(".")[0])
 
-    def _sign(self, purpose: str, text: str) -> str:
+    def sign(self, purpose: str, text: str) -> str:
+        """What proves later that this text was ours, and meant for this."""
         return base64.urlsafe_b64encode(self._mac(purpose, text)).decode().rstrip("=")
+
+    def is_signed(self, purpose: str, text: str, signature: str) -> bool:
+        return hmac.compare_digest(signature.encode(), self.sign(purpose, text).encode())
 
     def _mac(self, purpose: str, text: str) -> bytes:
         return hmac.digest(self.gateway.secret_key.encode(), f"dashboard {purpose}\0{text}".encode(), hashlib.sha256)
@@ -219,16 +206,7 @@ class Visit:
         if self._is_secret_address:
             # Its own host is all that even the files it loads get to know.
             response.headers["referrer-policy"] = "strict-origin"
-        for name, value, lasting_s in self._cookies:
-            response.add_cookie(
-                self._cookie_name(name),
-                value,
-                path="/",
-                secure=self._is_guarded,
-                httponly=True,
-                samesite="Lax",
-                max_age=lasting_s,
-            )
+        self.cookies.put_on(response)
         return response
 
     @property
@@ -238,157 +216,3 @@ class Visit:
         Only the browser can tell where a proxy that we do not know ends https; it sends this header over https alone.
         """
         return not (self.client.is_local or self.client.is_secure or "sec-fetch-site" in self.request.headers)
-
-    @property
-    def _is_guarded(self) -> bool:
-        """Whether cookies are for https only. A proxy may ask for this machine by its own name: so two more signs count."""
-        is_public = (self.gateway.settings.public_url or "").startswith("https:")
-        return is_public or self.client.is_secure or not self.client.is_local
-
-    def _cookie_name(self, name: str) -> str:
-        # A browser takes a cookie of this name only from the very host, over https.
-        return f"__Host-{name}" if self._is_guarded else name
-
-    def _cookie(self, name: str) -> str:
-        return cookie_of(self.request, self._cookie_name(name))
-
-    def _set_cookie(self, name: str, value: str, lasting_s: int | None) -> None:
-        self._cookies.append((name, value, lasting_s))
-
-
-# ── pages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Pages:
-    """The pages of one part of the dashboard; `blueprint` puts them on the server."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._pages: list[tuple[str, str, Handler]] = []
-
-    def page(self, address: str, *, post: bool = False, public: bool = False, secret: bool = False) -> Callable[[H], H]:
-        """Put a function at an address: for GET and HEAD, or (`post`) for forms. `public`: also when signed out.
-
-        `secret`: the address itself is one, as a link to choose a password is; nobody else gets to know it.
-        """
-
-        def put(handler: H) -> H:
-            @functools.wraps(handler)
-            async def answer(request: Request, **parts: Any) -> HTTPResponse | None:
-                return await _answer(request, handler, parts, public=public, secret=secret)
-
-            self._pages.append((address, "POST" if post else "GET", answer))
-            return handler
-
-        return put
-
-    def blueprint(self) -> Blueprint:
-        routes = Blueprint(f"dashboard-{self.name}")
-        for i, (address, method, answer) in enumerate(self._pages):
-            methods = ["POST"] if method == "POST" else ["GET", "HEAD"]
-            # The body is read by the page, which knows how much of it there may be, and answers with a page.
-            routes.route(address, methods=methods, name=f"{answer.__name__}-{i}", ignore_body=True)(answer)
-        return routes
-
-
-async def nowhere(request: Request) -> HTTPResponse | None:
-    """What a browser is shown at an address where there is nothing."""
-
-    async def missing(_visit: Visit) -> HTTPResponse:
-        raise NotFound("Check its address, or begin at the overview.")
-
-    return await _answer(request, missing, {}, public=True, secret=False)
-
-
-async def _answer(
-    request: Request, handler: Handler, parts: dict[str, Any], *, public: bool, secret: bool
-) -> HTTPResponse | None:
-    gateway: Gateway = request.app.ctx.gateway
-    visit = Visit(request, gateway, request.app.ctx.site, is_secret_address=secret)
-    # In a task of its own: there the ORM finds the dashboard's database, and nowhere else.
-    looking = _look(visit, handler, parts, public=public)
-    response = await asyncio.create_task(looking, context=gateway.pages_context.copy())
-    if response is None or not request.responded:
-        return response
-    # It went wrong in the middle of an answer: what is missing of it must not look as if that were all.
-    transport: Any = request.transport
-    transport.abort()
-    return None
-
-
-async def _look(visit: Visit, handler: Handler, parts: dict[str, Any], *, public: bool) -> HTTPResponse | None:
-    try:
-        if visit.gateway.stopping:
-            raise LedgerUnavailable("This server is being restarted; please try again in a moment.")
-        if any(isinstance(part, int) and part > _MOST_ID for part in parts.values()):
-            raise NotFound("Check its address; it may have been removed, or belong to another account.")
-        await visit.recognise()
-        is_stranger = public and visit.session is None
-        await visit.receive(most_bytes=MOST_STRANGERS_BYTES if is_stranger else MOST_FORM_BYTES)
-        if visit.request.method == "POST":
-            if visit.session is None and not public:
-                return _to_sign_in(visit)
-            visit.check_form()
-        elif visit.session is None and not public:
-            return _to_sign_in(visit)
-        return await handler(visit, **parts)
-    except Forged:
-        return trouble(
-            visit,
-            403,
-            "This form could not be checked",
-            "It was opened in another session, or sent from another site. "
-            "Go back, reload the page and send it again; nothing was changed.",
-        )
-    except PayloadTooLarge:
-        text = f"A form may have {visit.most_bytes // 1024} KiB. Send less at once; nothing was changed."
-        return trouble(visit, 413, "This is too much", text)
-    except NotFound as error:
-        return trouble(visit, 404, "There is no such page", said(error))
-    except LimitExceeded as error:
-        response = trouble(visit, 429, "Too many tries", too_many(error))
-        response.headers.update(retry_headers(error.retry_after_s))
-        return response
-    except BadInput as error:
-        return trouble(visit, 400, "That did not work", said(error))
-    except LedgerUnavailable as error:
-        return trouble(visit, 503, "A moment, please", str(error))
-    except SanicException:
-        # HTTP itself is broken: a body that does not come, or not as it was announced.
-        raise
-    except Exception as error:
-        page = visit.request.uri_template
-        if is_away(error):
-            log.warning("a page has no database", page=page, error=repr(error))
-            return trouble(visit, 503, "A moment, please", "Our database does not answer; please try again soon.")
-        response = trouble(visit, 500, "That was our fault", "Something went wrong on our side; we have been told.")
-        log.error(
-            "a page failed by our own fault", page=page, exc_info=error, request_id=response.headers["x-request-id"]
-        )
-        return response
-
-
-def _to_sign_in(visit: Visit) -> HTTPResponse:
-    """And back: to the page that was asked for, or the one that the form stood on."""
-    request = visit.request
-    address = request.path + (f"?{request.query_string}" if request.query_string else "")
-    if request.method == "POST" or visit.is_partial:
-        came_from = split_address(request.headers.get("hx-current-url") or request.headers.get("referer"))
-        address = came_from.path + (f"?{came_from.query}" if came_from.query else "")
-    return visit.redirect(f"/signin?next={quote(safe_next(address), safe='/')}")
-
-
-def trouble(visit: Visit, status: int, title: str, text: str) -> HTTPResponse:
-    """A page that says what went wrong and what to do about it."""
-    return visit.render("trouble.html", status=status, title=title, text=text)
-
-
-def said(error: BadInput | NotFound) -> str:
-    """What stands beside a field: without its name, which is its label."""
-    text = str(error).removeprefix(f"{error.field}: ")
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
-
-
-def too_many(error: LimitExceeded) -> str:
-    minutes = max(1, round(error.retry_after_s / 60 + 0.49))
-    return f"Please wait {'a minute' if minutes == 1 else f'{minutes} minutes'} before you try again."

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -28,8 +28,11 @@ from gateway.limits.link import BOUND_S, Link, RedisAway, check_redis
 from gateway.limits.local import Count, LocalLimiter
 from gateway.limits.member import Member
 from gateway.limits.question import SCRIPT, Answer, Question
-from gateway.metrics import Metrics
 from models.errors import LimitExceeded
+
+if TYPE_CHECKING:
+    # The main process of several workers asks Redis before it knows in which folder their numbers are kept.
+    from gateway.metrics import Metrics
 
 __all__ = ["SharedLimiter", "check_redis"]
 

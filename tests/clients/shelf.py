@@ -1,4 +1,4 @@
-"""Owns what the wire tests share: a shelf of aliases that is put up at once, its customer, and raw bytes over a socket."""
+"""Owns what the wire tests share: a shelf of aliases put up at once, its customer, the shape of a whole stream, raw bytes."""
 
 from __future__ import annotations
 
@@ -48,6 +48,25 @@ class Shelf:
 
     async def last_call(self, name: str) -> dict[str, Any]:
         return (await self.calls(name))[-1]
+
+
+def strict_events(answer: Answer, alias: str, *, n: int = 1) -> list[dict[str, Any]]:
+    """Checks of lines 11, 12 and 14 that hold for every whole stream; its events."""
+    blocks = answer.body.split(b"\n\n")
+    assert blocks.pop() == b""
+    assert all(b"\n" not in block and block.startswith((b"data: {", b"data: [DONE]", b": ")) for block in blocks)
+    assert [block for block in blocks if block.startswith(b"data: [")] == blocks[-1:] == [b"data: [DONE]"]
+    events = answer.events
+    assert all(isinstance(event["choices"], list) for event in events)
+    assert {event["object"] for event in events} == {"chat.completion.chunk"}
+    assert {event["model"] for event in events} == {alias}
+    assert len({event["id"] for event in events}) == 1
+    for index in range(n):
+        choices = [choice for event in events for choice in event["choices"] if choice["index"] == index]
+        assert choices[0]["delta"]["role"] == "assistant"
+        assert len([choice for choice in choices if choice["finish_reason"]]) == 1
+        assert choices[-1]["finish_reason"]
+    return events
 
 
 def _tagged(model: str, tag: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.clients.shelf import Shelf
+from tests.clients.shelf import Shelf, strict_events
 from tests.rig import Answer, Price, Rig, client
 
 ODD = {
@@ -83,25 +83,6 @@ def comparable(shelf: Shelf, name: str, data: list[bytes]) -> list[bytes]:
     text = b"\n".join(data).replace(shelf.upstream[name].encode(), shelf.alias[name].encode())
     text = re.sub(rb'"created":\d+', b'"created":0', text)
     return re.sub(rb"chatcmpl-sim-\d+", b"chatcmpl-sim", text).split(b"\n")
-
-
-def strict_events(answer: Answer, alias: str, *, n: int = 1) -> list[dict[str, Any]]:
-    """Checks of lines 11, 12 and 14 that hold for every whole stream; its events."""
-    blocks = answer.body.split(b"\n\n")
-    assert blocks.pop() == b""
-    assert all(b"\n" not in block and block.startswith((b"data: {", b"data: [DONE]", b": ")) for block in blocks)
-    assert [block for block in blocks if block.startswith(b"data: [")] == blocks[-1:] == [b"data: [DONE]"]
-    events = answer.events
-    assert all(isinstance(event["choices"], list) for event in events)
-    assert {event["object"] for event in events} == {"chat.completion.chunk"}
-    assert {event["model"] for event in events} == {alias}
-    assert len({event["id"] for event in events}) == 1
-    for index in range(n):
-        choices = [choice for event in events for choice in event["choices"] if choice["index"] == index]
-        assert choices[0]["delta"]["role"] == "assistant"
-        assert len([choice for choice in choices if choice["finish_reason"]]) == 1
-        assert choices[-1]["finish_reason"]
-    return events
 
 
 # ── 10: headers ───────────────────────────────────────────────────────────────────────────────────────────────────

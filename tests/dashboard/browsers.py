@@ -81,10 +81,12 @@ def window(browser: Browser, rig: Rig, person: Person | None = None, **options: 
     assert troubles == []
 
 
-def accessibility_faults(page: Page) -> list[str]:
-    """What axe finds serious or critical: its rule, and the elements."""
-    page.evaluate(_AXE)
-    found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+def accessibility_faults(page: Page, *, only: str | None = None) -> list[str]:
+    """What axe finds serious or critical: its rule, and the elements. `only`: by this one of its rules."""
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(_AXE)
+    options = {"resultTypes": ["violations"]} | ({"runOnly": [only]} if only else {})
+    found = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{fault['id']}: {', '.join(str(node['target']) for node in fault['nodes'])}"
         for fault in found["violations"]

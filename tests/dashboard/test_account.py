@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from models.ids import SECOND_US, now_us
-from tests.dashboard.browsers import PHONE, accessibility_faults, sign_up, window
+from tests.dashboard.browsers import sign_up, window
 from tests.dashboard.endpoints import tables
 from tests.dashboard.visitor import PASSWORD, Visitor, form_of, visiting
 from tests.rig import Customer, Rig
@@ -188,35 +188,6 @@ def found_anywhere(rig: Rig, *words: str) -> set[tuple[str, str]]:
 
 
 # ── in a browser ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.drill
-def test_the_pages_are_accessible_and_fit_light_and_dark_wide_and_narrow(rig: Rig, browser: Browser) -> None:
-    person = sign_up(rig)
-    link = rig.desk.accounts.reset_link(person.email)
-    with window(browser, rig, person) as page:
-        for path in ("/account", "/account/delete", link, "/reset/unknown"):
-            page.goto(path)
-            check_looks(page)
-        page.goto("/account")
-        page.fill("#field-present", "wrong")
-        page.fill("#field-password", NEW)
-        page.click("text=Change password")
-        expect(page.get_by_text("This is not your password.")).to_be_visible()
-        check_looks(page)
-    with window(browser, rig) as page:
-        for path in ("/signin", "/signup"):
-            page.goto(path)
-            check_looks(page)
-
-
-def check_looks(page: Page) -> None:
-    for size in ({"width": 1280, "height": 900}, PHONE):
-        page.set_viewport_size(size)  # type: ignore[arg-type]
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
-            assert accessibility_faults(page) == [], (page.url, size, scheme)
 
 
 def test_signing_up_and_the_account_by_keyboard_alone(rig: Rig, browser: Browser) -> None:

@@ -17,7 +17,7 @@ from models.ids import now_us
 from models.months import month_of
 from models.prices import credits_text, nano_from_credits
 from models.vouchers import make_vouchers
-from tests.dashboard.browsers import PHONE, accessibility_faults, run, sign_up, window
+from tests.dashboard.browsers import run, sign_up, window
 from tests.dashboard.visitor import Visitor, form_of
 from tests.rig import Customer, Rig
 
@@ -190,24 +190,6 @@ def test_a_voucher_is_redeemed_by_keyboard_alone(rig: Rig, browser: Browser) -> 
         page.keyboard.press("Enter")
         page.wait_for_url("**/billing?done=redeemed*")
         assert "+50 credits" in page.inner_text(".notice")
-
-
-@pytest.mark.drill
-@pytest.mark.parametrize("look", ["light", "dark", "phone"])
-def test_the_pages_are_accessible_and_fit(rig: Rig, browser: Browser, look: str) -> None:
-    person = sign_up(rig)
-    rig.desk.credits.grant(person.email, credits="5", reason="test", grant_key=f"look-{person.email}")
-    options = {"viewport": PHONE} if look == "phone" else {"color_scheme": look}
-    with window(browser, rig, person, **options) as page:
-        page.goto("/billing")
-        page.fill("[name=code]", "wrong")
-        page.keyboard.press("Enter")
-        page.wait_for_selector("#help-code.error")
-        for address in ("", f"/billing/statements/{this_month()}"):
-            if address:
-                page.goto(address)
-            assert accessibility_faults(page) == []
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_paging_with_scripts_shows_the_next_movements_from_their_top(rig: Rig, browser: Browser) -> None:

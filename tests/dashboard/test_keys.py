@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import re
 import subprocess
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from models.secrets import hash_key_secret
-from tests.dashboard.browsers import PHONE, accessibility_faults, sign_up, window
+from tests.dashboard.browsers import PHONE, accessibility_faults, run, sign_up, window
 from tests.dashboard.visitor import Page as Shown
 from tests.dashboard.visitor import Visitor, form_of
 from tests.rig import Answer, Customer, Rig
@@ -335,8 +338,10 @@ def test_a_double_click_without_scripts_makes_one_key_and_shows_it(rig: Rig, bro
         assert page.get_by_role("link", name="twice").count() == 1
 
 
-def test_a_key_can_be_made_by_keyboard_alone(rig: Rig, browser: Browser, alias: str) -> None:
-    with window(browser, rig, sign_up(rig)) as page:
+def test_from_a_key_to_the_export_by_keyboard_alone(rig: Rig, browser: Browser, alias: str) -> None:
+    person, clipboard = sign_up(rig), ["clipboard-read", "clipboard-write"]
+    give(rig, person.email)
+    with window(browser, rig, person, permissions=clipboard, accept_downloads=True) as page:
         page.goto("/keys")
         press_until(page, "Create a key", "Enter")
         page.wait_for_url("**/keys/new")
@@ -346,7 +351,45 @@ def test_a_key_can_be_made_by_keyboard_alone(rig: Rig, browser: Browser, alias: 
         page.keyboard.type(alias)
         press_until(page, alias, "Space")
         press_until(page, "Create the key", "Enter")
-        assert page.locator("#secret").inner_text().startswith("sk-st-")
+        first = copied(page)
+
+        press_until(page, "by keyboard", "Enter")
+        expect(page.locator("h1")).to_contain_text("by keyboard")
+        press_until(page, "Stop it now", "ArrowDown")
+        press_until(page, "Regenerate", "Enter")
+        expect(page.locator("h1")).to_have_text("The key's new secret")
+        second = copied(page)
+        assert second != first
+        [key_id] = rig.desk.keys.list(person.email)["id"]
+        for _ in range(2):
+            # The old secret goes on for the hour that was chosen.
+            for secret in (first, second):
+                key = Customer(person.email, key_id, secret, {"Authorization": f"Bearer {secret}"})
+                assert run(rig.chat(key, alias)).status == 200
+
+        press_until(page, "Usage", "Enter")
+        page.wait_for_url("**/usage")
+        press_until(page, "Outcome", "f")
+        page.wait_for_url("**outcome=failed**")
+        expect(page.locator("#results")).to_contain_text("Nothing matches")
+        # The focus stays where it was while the results change.
+        page.keyboard.press("ArrowUp")
+        page.wait_for_url("**outcome=served**")
+        expect(page.locator("#results tbody a[href^='/usage/']")).to_have_count(4)
+        press_until(page, "Export CSV", None)
+        with page.expect_download() as download:
+            page.keyboard.press("Enter")
+        lines = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+        assert [(line["key"], line["outcome"]) for line in lines] == [("by keyboard", "served")] * 4
+
+
+def copied(page: Page) -> str:
+    expect(page.locator("#secret")).to_be_visible()
+    press_until(page, "Copy the key", "Enter")
+    expect(page.get_by_role("button", name="Copy the key")).to_have_text("Copied")
+    secret: str = page.evaluate("() => navigator.clipboard.readText()")
+    assert secret == page.locator("#secret").inner_text()
+    return secret
 
 
 def press_until(page: Page, name: str, then: str | None) -> None:
@@ -362,18 +405,3 @@ def press_until(page: Page, name: str, then: str | None) -> None:
         raise AssertionError(f"{name} is not reached by Tab")
     if then is not None:
         page.keyboard.press(then)
-
-
-@pytest.mark.drill
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_pages_of_keys_are_accessible(rig: Rig, browser: Browser, alias: str, scheme: Any) -> None:
-    person = sign_up(rig)
-    issued = rig.desk.keys.issue(person.email, name="laptop", models=[alias])
-    rig.desk.keys.disable(rig.desk.keys.issue(person.email, name="old", models=[alias, rig.alias(EXACT)]).id)
-    with window(browser, rig, person, color_scheme=scheme, viewport=PHONE if scheme == "dark" else None) as page:
-        for path in ("/keys", "/keys/new", f"/keys/{issued.id}"):
-            page.goto(path)
-            for summary in page.locator("details > summary").all():
-                summary.click()
-            assert accessibility_faults(page) == []
-            assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")

@@ -176,19 +176,36 @@ async def test_after_signing_in_one_stays_here(ada: Visitor, stranger: Visitor, 
 # ── tries ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_ten_wrong_passwords_and_the_right_one_has_to_wait(rig: Rig, ada: Visitor) -> None:
-    """From wherever they come, and through whatever form a password is tried."""
+async def test_ten_wrong_passwords_and_the_right_one_has_to_wait(rig: Rig, ada: Visitor, ben: Visitor) -> None:
+    """From wherever they come, and through whatever form; but a browser that signed in before has ten tries of its own."""
+    await ada.send("/", "/signout")
+    device = ada.cookies["device"]
     statuses = []
-    async with visiting(rig) as guesser:
-        for number in range(10):
-            guesser.address = f"198.51.100.{number}"
-            statuses.append((await guesser.sign_in(ada.email, f"wrong {number}")).status)
+    async with visiting(rig) as guesser, visiting(rig) as thief:
+        form = form_of((await guesser.get("/signin")).text, "/signin") | {"email": ada.email}
+        # Another's cookie, or one with another name in it, makes nobody less of a stranger.
+        for number, odd in enumerate((ben.cookies["device"], "x" + device, device[:-1], "é.é", ".", *[""] * 5)):
+            headers = {"X-Forwarded-For": f"198.51.100.{number}", "Cookie": f"{_visitor(guesser)}; device={odd}"}
+            statuses.append((await guesser.post("/signin", form | {"password": "wrong"}, headers=headers)).status)
         page = await guesser.sign_in(ada.email)
         assert (statuses, page.status) == ([422] * 10, 429)
         assert "Too many tries" in page.text
         assert (await guesser.send("/signup", email=ada.email.upper(), password=PASSWORD)).status == 429
-    assert (await ada.send("/account", "/account/password", present=PASSWORD, password="another one")).status == 429
-    assert (await ada.send("/account/delete", password=PASSWORD)).status == 429
+
+        statuses = [(await ada.sign_in(ada.email, "wrong")).status for _ in range(9)]
+        assert (statuses, (await ada.sign_in(ada.email.upper())).path) == ([422] * 9, "/")
+        used_up = {"Cookie": f"{_visitor(guesser)}; device={device}"}
+        assert (await guesser.post("/signin", form | {"password": PASSWORD}, headers=used_up)).status == 429
+        # Who has the cookie of her session alone is a stranger to the password.
+        stolen = {"Cookie": f"session={ada.cookies['session']}"}
+        for page_at, path in (("/account", "/account/password"), ("/account/delete", "/account/delete")):
+            fields = form_of((await ada.get(page_at)).text, path) | {"present": PASSWORD, "password": PASSWORD}
+            assert (await thief.post(path, fields, headers=stolen)).status == 429
+    assert ada.email not in device
+
+
+def _visitor(visitor: Visitor) -> str:
+    return f"visitor={visitor.cookies['visitor']}"
 
 
 async def test_tries_are_counted_by_the_address_that_a_proxy_saw(rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""Signing up, in and out."""
+"""Signing up, in and out; and what becomes of a form whose session has died."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import html
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
+from models.ids import now_us
 from tests.dashboard.browsers import accessibility_faults, sign_up, window
 from tests.dashboard.visitor import PASSWORD, Visitor, form_of
 from tests.rig import Rig
+from tests.stores import Sql
 
 
 async def test_who_signs_up_is_signed_in_and_out_again(stranger: Visitor) -> None:
@@ -66,6 +68,73 @@ async def test_what_is_wrong_stands_beside_its_field_and_the_rest_is_kept(
 async def test_who_is_nobody_is_told_so(stranger: Visitor, email: str) -> None:
     page = await stranger.send("/signin", email=email, password="x" * 5_000)
     assert (page.status, "do not belong together" in page.text) == (422, True)
+
+
+# ── when a session dies in the middle ─────────────────────────────────────────────────────────────────────────────
+
+
+async def test_no_password_is_kept_and_nothing_of_a_form_that_is_not_ours(rig: Rig, ada: Visitor, ben: Visitor) -> None:
+    fields = form_of((await ada.get("/account")).text, "/account/password") | {
+        "present": PASSWORD,
+        "password": "new one",
+    }
+    forged = form_of((await ben.get("/account")).text, "/account/name") | {"name": "Mallory"}
+    far = form_of((await ada.get("/account")).text, "/account/name") | {"name": "Mallory"}
+    end_sessions(rig, ada.email)
+    for path, sent, headers in (
+        ("/account/password", fields, {}),
+        ("/account/name", forged, {}),
+        ("/account/name", far, {"Origin": "https://evil.example"}),
+    ):
+        page = await ada.post(path, sent, headers=headers, follow=False)
+        assert (page.status, page.headers["location"]) == (303, "/signin?next=/"), path
+    # Nor does an address bring anything along.
+    page = await ada.get("/signin?kept=name%3DMallory&kept_for=/account/name")
+    assert "Mallory" not in page.text.partition("<main")[2]
+
+
+async def test_a_form_of_more_than_can_be_kept_leads_to_sign_in_and_back(rig: Rig, ada: Visitor) -> None:
+    form = form_of((await ada.get("/keys/new")).text, "/keys/new")
+    end_sessions(rig, ada.email)
+    sent = form | {"name": "laptop", "models": [f"a-model-with-a-long-name-{n}" for n in range(1_000)]}
+    page = await ada.post("/keys/new", sent, headers={"Referer": f"{rig.url}/keys/new"}, follow=False)
+    assert (page.status, page.headers["location"]) == (303, "/signin?next=/keys/new")
+
+
+def end_sessions(rig: Rig, email: str) -> None:
+    """As signing out everywhere from another browser does, or time."""
+    with Sql(rig.database_url) as sql:
+        sql.rows(
+            'UPDATE session SET ended_us = ? WHERE user_id = (SELECT id FROM "user" WHERE email = ?)', now_us(), email
+        )
+
+
+# ── in a browser ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_typed_outlives_the_session(rig: Rig, browser: Browser) -> None:
+    alias, other = rig.alias("sim:words=2"), rig.alias("sim:words=3")
+    person = sign_up(rig)
+    with window(browser, rig, person) as page:
+        page.goto("/keys/new")
+        page.get_by_label("Name").fill('laptop & "desk"')
+        for name in (alias, other):
+            page.get_by_label(name, exact=True).check()
+        end_sessions(rig, person.email)
+        page.get_by_role("button", name="Create the key").click()
+        expect(page.get_by_role("status")).to_contain_text("What you typed is kept")
+        for password in ("a wrong password", PASSWORD):
+            page.get_by_label("E-mail").fill(person.email)
+            page.get_by_label("Password").fill(password)
+            page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("You are signed in again")
+        assert PASSWORD not in page.content()
+        assert accessibility_faults(page) == []
+        assert rig.desk.keys.list(person.email).empty
+        page.get_by_role("button", name="Send it now").click()
+        expect(page.locator("#secret")).to_contain_text("sk-")
+    listed = rig.desk.keys.list(person.email)
+    assert (listed["name"].tolist(), listed["models"].tolist()) == (['laptop & "desk"'], [sorted([alias, other])])
 
 
 def test_the_sign_in_page_is_accessible(rig: Rig, browser: Browser) -> None:

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from models.prices import credits_text
-from tests.dashboard.browsers import PHONE, accessibility_faults, run, sign_up, window
+from tests.dashboard.browsers import PHONE, run, sign_up, window
 from tests.dashboard.visitor import Visitor
 from tests.rig import Customer, Rig
 
@@ -278,17 +278,3 @@ def test_filtering_changes_the_results_without_a_new_page(rig: Rig, browser: Bro
         expect(page.locator("#results tbody a")).to_have_count(1)
         assert page.evaluate("window.stays")
         assert page.locator("#by-day canvas").count() == 1
-
-
-@pytest.mark.drill
-@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, {"viewport": PHONE, "is_mobile": True}])
-def test_overview_and_usage_are_accessible(rig: Rig, browser: Browser, look: dict[str, object]) -> None:
-    alias, failing = rig.alias(EXACT), rig.alias("sim:status=500,tag=axe")
-    person = sign_up(rig)
-    key = customer(rig, person.email, alias, failing)
-    answer = run(rig.chat(key, alias))
-    run(rig.chat(key, failing))
-    with window(browser, rig, person, **look) as page:
-        for path in ("/", "/usage", f"/usage/{answer.headers['x-request-id']}"):
-            page.goto(path)
-            assert accessibility_faults(page) == [], path

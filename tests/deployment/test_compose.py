@@ -22,8 +22,10 @@ TEXT = (FOLDER / "compose.yaml").read_text()
 EXAMPLE = (FOLDER / ".env.example").read_text()
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<how>:-|:\?)?(?P<rest>[^}]*)\}")
 SECRETS = ("GATEWAY_SECRET_KEY", "POSTGRES_PASSWORD", "OPS_DATABASE_PASSWORD", "JUPYTER_TOKEN", "GRAFANA_PASSWORD")
-# Prometheus and Grafana have tests of their own for their files.
-WATCHED = ("./prometheus/", "./grafana/")
+# OpenTelemetry's own variables.
+TRACES = {
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
+}
 SETTINGS = {variable_of(name) for name in Settings.model_fields}
 
 
@@ -118,7 +120,7 @@ def test_the_gateways_get_every_setting_and_start_with_them(monkeypatch: pytest.
     for gateway in ("gateway-1", "gateway-2"):
         given = services()[gateway]["environment"]
         # What the image decides.
-        assert set(given) == SETTINGS - {"GATEWAY_HOST", "GATEWAY_PORT"}
+        assert set(given) == (SETTINGS | TRACES) - {"GATEWAY_HOST", "GATEWAY_PORT"}
         for name, value in given.items():
             monkeypatch.setenv(name, str(value))
         monkeypatch.chdir(tmp_path)
@@ -193,7 +195,7 @@ def test_every_file_that_a_service_is_given_is_there() -> None:
     for name, service in services().items():
         for volume in service.get("volumes", ()):
             source = volume.split(":", 1)[0]
-            if source.startswith("./") and source != "./tls" and not source.startswith(WATCHED):
+            if source.startswith("./") and source != "./tls":
                 assert (FOLDER / source).exists(), f"{name}: {source}"
             elif not source.startswith("."):
                 assert source in compose()["volumes"], f"{name}: {source}"

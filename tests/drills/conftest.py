@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from models.database import Database, migrate, open_database, parse_url
+from models.database import Database, open_database, parse_url
+from models.schema import migrate
 from tests.large import MONTHS, REQUESTS, fill
 from tests.servers import fresh_postgres
 

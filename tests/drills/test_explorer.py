@@ -16,12 +16,13 @@ from uuid import UUID
 import psutil
 import pytest
 
-from models.database import Database, migrate, open_database, parse_url
+from models.database import Database, open_database, parse_url
 from models.explorer import receipt, usage_page, usage_pages
-from models.ids import DAY_US, now_us
+from models.ids import DAY_US, lowest_id, now_us
 from models.rollups import roll_up
+from models.schema import migrate
 from models.spend import overview, spend_by, spend_per_key, total
-from models.usage import UsageFilter, lowest_id
+from models.usage import UsageFilter
 from tests.large import REQUESTS, served
 from tests.stores import Sql
 

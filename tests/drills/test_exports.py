@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 
 import ops
-from models.database import migrate, open_database, parse_url
+from models.database import open_database, parse_url
 from models.ids import now_us
 from models.months import Month, month_of
+from models.schema import migrate
 from tests.large import fill
 from tests.rig import ROOT
 from tests.servers import fresh_postgres

@@ -12,9 +12,10 @@ from gateway.gateway import Gateway
 from gateway.settings import load_settings
 from models.accounts import create_account
 from models.catalog import add_model
-from models.database import migrate, open_database
+from models.database import open_database
 from models.keys import issue_key
 from models.records import ApiKey
+from models.schema import migrate
 from models.secrets import Seal
 
 

@@ -10,12 +10,13 @@ import pytest
 from gateway.billing import Billing
 from gateway.metrics import Metrics
 from gateway.spool import Spool, path_of
-from models.database import Database, migrate, open_database, parse_url
+from models.database import Database, open_database, parse_url
 from models.epochs import Life
 from models.ids import now_us
 from models.money import Capture
 from models.months import CLOSES_AFTER_US
 from models.prices import Meters
+from models.schema import migrate
 from models.sqlite_ledger import SqliteLedger
 from tests.models.shop import open_shop, stock_shop
 

@@ -11,9 +11,10 @@ import pytest
 from gateway.billing import Billing
 from gateway.lease import Lease
 from gateway.metrics import Metrics
-from models.database import Database, migrate, open_database, parse_url
+from models.database import Database, open_database, parse_url
 from models.epochs import open_epoch, renew_epoch
 from models.postgres_ledger import PostgresLedger
+from models.schema import migrate
 from tests.servers import fresh_postgres
 
 

@@ -6,12 +6,13 @@ import asyncio
 import time
 from pathlib import Path
 
-from models.database import migrate, open_database, parse_url
+from models.database import open_database, parse_url
 from models.ids import DAY_US, now_us
 from models.invariants import check_invariants
 from models.prices import Meters
 from models.records import Provider
 from models.rollups import rolled_until
+from models.schema import migrate
 from models.secrets import Seal
 from tests.models.shop import open_shop, stock_shop
 from tests.rig import Process

@@ -12,9 +12,9 @@ import pytest
 from tortoise.exceptions import BaseORMException
 
 from models.credits import grant
-from models.database import Database, DatabaseUrl, migrate, open_database, parse_url
+from models.database import Database, DatabaseUrl, open_database, parse_url
 from models.records import Account
-from models.schema import pending_migrations
+from models.schema import migrate, pending_migrations
 from tests.models.shop import Shop
 
 # Tortoise translates some of asyncpg's errors only.
@@ -113,7 +113,8 @@ async def test_migrating_again_does_nothing(empty_url: DatabaseUrl) -> None:
 
 
 async def test_two_first_migrations_at_once_both_succeed(empty_url: DatabaseUrl) -> None:
-    program = "import asyncio, sys; from models.database import *; asyncio.run(migrate(parse_url(sys.argv[1])))"
+    names = "import asyncio, sys; from models.database import parse_url; from models.schema import migrate"
+    program = f"{names}; asyncio.run(migrate(parse_url(sys.argv[1])))"
     both = [
         await asyncio.create_subprocess_exec(
             sys.executable, "-c", program, empty_url.text, stderr=asyncio.subprocess.PIPE

@@ -13,13 +13,14 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 import models.altering
 import models.partitions
-from models.database import Database, DatabaseUrl, migrate, open_database, parse_url
+from models.database import Database, DatabaseUrl, open_database, parse_url
 from models.errors import LedgerUnavailable, MissingRights, SetupError
 from models.ids import DAY_US, now_us
 from models.invariants import check_invariants
 from models.months import Month, month_of
 from models.partitions import make_partitions, name_of, partitions
 from models.prices import Meters
+from models.schema import migrate
 from models.usage import usage_rows
 from tests.models.shop import Shop
 

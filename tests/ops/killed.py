@@ -12,7 +12,7 @@ from typing import Any
 
 import ops
 from models.changes import OperatorWrite
-from tests.ops.writes import EXAMPLES
+from tests.ops.writes import EXAMPLES, SIGNS
 
 
 def main(url: str) -> None:
@@ -27,12 +27,15 @@ def main(url: str) -> None:
 def _die_in(verb: str, url: str) -> None:
     try:
         call = EXAMPLES[verb](ops.connect(url, operator="olga"))
-        sign = OperatorWrite.audit
+        sign, left = OperatorWrite.audit, SIGNS.get(verb, 1)
 
         async def sign_and_die(write: OperatorWrite, *args: Any, **kwargs: Any) -> None:
-            # Everything is written, and nothing is committed yet.
+            nonlocal left
             await sign(write, *args, **kwargs)
-            os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            if not left:
+                # Everything is written, and nothing is committed yet.
+                os.kill(os.getpid(), signal.SIGKILL)
 
         OperatorWrite.audit = sign_and_die  # type: ignore[method-assign]
         _say("prepared")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import ops
-from models.database import migrate, parse_url
+from models.database import parse_url
+from models.schema import migrate
 from tests.models.shop import sqlite_only
 
 SCRIPT = """

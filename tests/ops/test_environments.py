@@ -14,7 +14,8 @@ import pytest
 
 import ops
 from models.credits import Granted
-from models.database import migrate, open_database, parse_url
+from models.database import open_database, parse_url
+from models.schema import migrate
 from tests.models.shop import sqlite_only
 from tests.ops.writes import EXAMPLES, contents, serve_a_request
 from tests.rig import ROOT

@@ -1,4 +1,6 @@
-"""What is true of every verb that writes: one audit row, twice is once, all or nothing, and no address is kept for ever."""
+"""What is true of every verb that writes: one audit row, twice is once, all or nothing, a mistake changes nothing, and no
+address is kept for ever.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ import pytest
 import ops
 from models.changes import OperatorWrite
 from models.database import open_database, parse_url
-from tests.ops.writes import EXAMPLES, RENEWS, audit_count, contents, passed_to, serve_a_request, writing_verbs
+from models.errors import DomainError
+from tests.ops.writes import EXAMPLES, RENEWS, SIGNS, audit_count, contents, passed_to, serve_a_request, writing_verbs
+from tests.ops.wrong import MISTAKES
 from tests.rig import ROOT
 from tests.stores import Sql
 
@@ -57,7 +61,7 @@ def test_it_leaves_one_audit_row_or_none_and_twice_is_once(limited_desk: ops.Des
         call()
         once, rows_once = contents(sql), audit_count(sql)
         assert once != before, verb
-        assert rows_once == rows + 1, verb
+        assert rows_once == rows + SIGNS.get(verb, 1), verb
         with contextlib.suppress(ops.BadInput):
             call()
         twice, rows_twice = contents(sql), audit_count(sql)
@@ -72,6 +76,18 @@ def test_it_leaves_one_audit_row_or_none_and_twice_is_once(limited_desk: ops.Des
     kept = sql.rows("SELECT subject, reason, before, after FROM audit")
     assert not any("@" in str(value) or "Bob's own" in str(value) for row in kept for value in row)
     assert not any("@" in str(note) for (note,) in sql.rows("SELECT note FROM transfer"))
+
+
+def test_a_mistake_is_named_with_its_remedy_and_changes_nothing(
+    desk: ops.Desk, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROVIDER_API_KEY", "k")
+    assert set(MISTAKES) == writing_verbs()
+    before, rows = contents(sql), audit_count(sql)
+    for call, said in MISTAKES.values():
+        with pytest.raises(DomainError, match=said):
+            call(desk)
+        assert (contents(sql), audit_count(sql)) == (before, rows), said
 
 
 @pytest.mark.drill
@@ -105,15 +121,19 @@ def test_killed_in_the_middle_it_leaves_nothing(address: str, sql: Sql) -> None:
 def test_cut_off_from_the_server_in_the_middle_it_leaves_nothing(
     desk: ops.Desk, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sign = OperatorWrite.audit
+    sign, signed = OperatorWrite.audit, list[OperatorWrite]()
 
     async def sign_and_lose(write: OperatorWrite, *args: Any, **kwargs: Any) -> None:
         await sign(write, *args, **kwargs)
+        signed.append(write)
+        if len(signed) < SIGNS.get(verb, 1):
+            return
         pid = (await write.transaction.execute_query_dict("SELECT pg_backend_pid() AS pid"))[0]["pid"]
         sql.rows("SELECT pg_terminate_backend(?)", pid)
 
     for verb, example in EXAMPLES.items():
         call = example(desk)
+        signed.clear()
         before, rows = contents(sql), audit_count(sql)
         with monkeypatch.context() as lost:
             lost.setattr(OperatorWrite, "audit", sign_and_lose)
@@ -121,5 +141,5 @@ def test_cut_off_from_the_server_in_the_middle_it_leaves_nothing(
                 call()
         assert (contents(sql), audit_count(sql)) == (before, rows), verb
         call()
-        assert audit_count(sql) == rows + 1, verb
+        assert audit_count(sql) == rows + SIGNS.get(verb, 1), verb
     assert desk.reconcile()["ok"].all()

@@ -7,6 +7,10 @@
   };
 
   // ── copying ──
+  const spoken = document.createElement("p");
+  spoken.className = "unseen";
+  spoken.setAttribute("aria-live", "polite");
+  document.body.append(spoken);
   const showCopyButtons = (root) => each(root, "[data-copy]", (button) => { button.hidden = false; });
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
@@ -23,9 +27,11 @@
       getSelection().addRange(range);
       document.execCommand("copy");
     }
-    const before = button.textContent;
     button.textContent = "Copied";
-    setTimeout(() => { button.textContent = before; }, 1500);
+    // Who does not see it is told.
+    spoken.textContent = "";
+    spoken.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
 
   // ── a link takes a text along to the next page of this tab, and nowhere else: <a data-keep="id"> ──

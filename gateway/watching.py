@@ -1,0 +1,75 @@
+"""Owns what is seen of a running worker from outside: its gauges, and what is told of a request that is over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gateway.logs import RequestLog, renderer
+from models.ids import SECOND_US, now_us
+from models.survey import survey
+
+if TYPE_CHECKING:
+    from gateway.gateway import Gateway
+    from gateway.turn import Turn
+
+SURVEY_S = 3.0
+
+
+class Watch:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        metrics = gateway.metrics
+        self._log: RequestLog | None = None
+        metrics.watch(metrics.running, lambda: len(gateway.running))
+        metrics.watch(metrics.draining, lambda: len(gateway.drains))
+
+    def begin(self) -> None:
+        """All parts of the gateway are there."""
+        gateway, metrics, billing = self._gateway, self._gateway.metrics, self._gateway.billing
+        if gateway.settings.log_requests:
+            self._log = RequestLog(renderer(gateway.settings))
+        metrics.workers.set(1)
+        metrics.workers_wanted.set(gateway.settings.workers)
+        metrics.watch(metrics.settlements_waiting, lambda: billing.waiting)
+        metrics.watch(metrics.lag, lambda: billing.lag_s)
+        metrics.watch(metrics.spooled, lambda: billing.spooled)
+        metrics.watch(metrics.spool_age, lambda: billing.spool_age_s)
+        metrics.watch(metrics.feed_age, lambda: time.monotonic() - gateway.catalog.read_at)
+        metrics.watch(metrics.lease_age, lambda: gateway.lease.age_s)
+        metrics.watch_cooling(self._cooling)
+
+    def finished(self, turn: Turn) -> None:
+        """A request is over, and its numbers stand."""
+        self._gateway.metrics.count_request(turn)
+        if self._log is not None:
+            self._log.tell(turn)
+
+    def refused(self, request_id: str, status: int, *, api: bool) -> None:
+        """HTTP itself refused something; what others than clients of the API get wrong is not told."""
+        self._gateway.metrics.count_error(status)
+        if api and self._log is not None:
+            self._log.tell_error(now_us(), request_id, status)
+
+    async def end(self) -> None:
+        if self._log is not None:
+            await asyncio.to_thread(self._log.close)
+
+    async def survey(self) -> None:
+        """Called every SURVEY_S: what only the database knows."""
+        now, metrics = now_us(), self._gateway.metrics
+        found = await survey(self._gateway.database, now)
+        oldest_us = now if found.oldest_hold_us is None else found.oldest_hold_us
+        metrics.holds.set(found.holds_open)
+        metrics.oldest_hold.set(max(0.0, (now - oldest_us) / SECOND_US))
+        metrics.quarantine.set(found.quarantined)
+        metrics.partitions_missing.set(found.partitions_missing)
+
+    def _cooling(self) -> Iterator[tuple[str, str, str]]:
+        resting = self._gateway.health.resting
+        for alias in self._gateway.catalog.snapshot.aliases.values() if resting else ():
+            for route in alias.routes:
+                if route.id in resting:
+                    yield alias.name, route.provider, str(route.id)
