@@ -60,3 +60,34 @@ def test_the_lines_for_operators_run_as_they_stand(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert "sk-st-" in done.stdout
     assert "ada@example.com" in done.stdout
+
+
+def test_every_setting_and_file_it_names_is_there() -> None:
+    from gateway.settings import Settings, variable_of
+
+    named = set(re.findall(r"\bGATEWAY_[A-Z_]+\b", README))
+    assert len(named) > 10
+    assert named <= {variable_of(name) for name in Settings.model_fields}
+    linked = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert linked
+    assert [name for name in linked if not (ROOT / name).exists()] == []
+
+
+def test_the_lines_for_production_run_as_they_stand(tmp_path: Path) -> None:
+    block = next(block for block in blocks("bash") if "gateway migrate  " in block)
+    lines = block.replace("/srv/gateway", str(tmp_path)).splitlines()
+    # The tests run in the environment that the first lines make; a server is started in nearly every other test.
+    left_out = ("python3 -m venv", "pip install", "gateway serve")
+    script = "\n".join(line for line in lines if not line.startswith(left_out))
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "OPS_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", script],
+        env={**inherited, "PATH": path, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"gateway.db", "gateway.db.secret"} <= {path.name for path in tmp_path.iterdir()}

@@ -100,6 +100,19 @@ async def test_large_bodies_are_refused_in_our_words(rig: Rig, session: aiohttp.
             assert ("x-request-id" in response.headers) == has_reached_us
 
 
+async def test_links_that_open_an_account_once_are_in_no_log(front: Front, session: aiohttp.ClientSession) -> None:
+    plain = f"http://127.0.0.1:{front.plain_port}"
+    for secret in ("/reset/canary-link", "/signup?invite=canary-code"):
+        for address in (secret, plain + secret):
+            async with session.get(address, allow_redirects=False) as response:
+                assert response.status < 500
+    async with session.get("/signin") as response:
+        assert response.status == 200
+    log = (front.folder / "access.log").read_text()
+    assert "GET /signin" in log
+    assert "canary" not in log
+
+
 async def test_what_a_client_says_of_its_address_is_not_believed(rig: Rig, session: aiohttp.ClientSession) -> None:
     lies = {"X-Forwarded-For": "203.0.113.66", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "evil.example",
             "Forwarded": "for=203.0.113.66;host=evil.example"}  # fmt: skip
