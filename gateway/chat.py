@@ -39,6 +39,7 @@ async def complete(request: Request) -> HTTPResponse | None:
     """`POST /v1/chat/completions`. None when the answer was streamed."""
     gateway: Gateway = request.app.ctx.gateway
     turn = Turn(gateway)
+    gateway.watch.begun(turn, request.headers)
     gateway.running.add(turn)
     try:
         gateway.check_admits()
@@ -109,7 +110,7 @@ async def _answer_streamed(turn: Turn, routes: Sequence[Route], request: Request
     except asyncio.CancelledError:
         if client.interrupted:
             if upstream is not None:
-                turn.end_attempt(200)
+                turn.end_attempt(200, error="interrupted")
             turn.release(FAILED)
             error = unavailable(turn.alias.name)
             turn.answered(row_of(error).status, row_of(error).code)
@@ -208,7 +209,7 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
 
 
 def _stream_failed(turn: Turn, error: Exception) -> UpstreamUnavailable:
-    turn.end_attempt(200)
+    turn.end_attempt(200, error=type(error).__name__)
     turn.gateway.health.failed(turn.current_route.id)
     log.warning("a stream broke", request_id=turn.request_id, route=turn.current_route.id, reason=_stream_fault(error))
     return UpstreamUnavailable("The model's provider broke off this answer. It was not charged; please try again.")
@@ -245,7 +246,7 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
             try:
                 answer = await attempt(route)
             except AttemptFailed as failure:
-                turn.end_attempt(failure.status)
+                turn.end_attempt(failure.status, error=failure.kind)
                 log.info("an attempt failed", request_id=turn.request_id, route=route.id, reason=str(failure))
                 if failure.dead and may_retry and left:
                     may_retry = False
@@ -254,11 +255,11 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
                 gateway.limiter.refund(turn.route_admission)
                 break
             except UpstreamRejected as rejection:
-                turn.end_attempt(rejection.status)
+                turn.end_attempt(rejection.status, error=str(rejection.status))
                 gateway.health.succeeded(route.id)
                 raise
             except BaseException:
-                turn.end_attempt(0)
+                turn.end_attempt(0, error="cancelled")
                 gateway.health.abandoned(route.id)
                 raise
             if turn.ask.stream:

@@ -30,7 +30,7 @@ async def _drain(turn: Turn, response: aiohttp.ClientResponse, relay: StreamRela
         if broken and not relay.is_whole:
             # The provider broke off: that is never charged, whoever was listening.
             turn.gateway.health.failed(turn.current_route.id)
-            turn.end_attempt(200)
+            turn.end_attempt(200, error="StreamBroken")
             turn.give_back()
             turn.release(FAILED)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,16 @@ _NOTHING = Meters()
 _encode = msgspec.json.Encoder().encode
 
 
+class Tried(NamedTuple):
+    """An attempt as those who watch see it; moments are of `time.monotonic`."""
+
+    route: Route
+    began_at: float
+    ended_at: float
+    status: int
+    error: str
+
+
 class Turn:
     """Made for every request to chat completions; `close` gives back whatever is still taken."""
 
@@ -46,6 +56,7 @@ class Turn:
         "attempts",
         "bound",
         "caller",
+        "carried",
         "charged_nano",
         "ended_s",
         "error",
@@ -65,6 +76,7 @@ class Turn:
         "settled",
         "started",
         "status",
+        "tried",
     )
 
     caller: Caller
@@ -86,6 +98,8 @@ class Turn:
         self.bound: int | None = None
         self.route: Route | None = None
         self.attempts: list[dict[str, Any]] = []
+        self.tried: list[Tried] = []
+        self.carried: dict[str, str] | None = None
         self._attempt_started = 0.0
         self._answered_at = 0.0
         self.first_byte_s = 0.0
@@ -156,12 +170,14 @@ class Turn:
         """All that the provider has to say is here; what takes time now is our own."""
         self._answered_at = time.monotonic()
 
-    def end_attempt(self, status: int, cost_nano: int = 0) -> None:
-        """Note how one route answered; `status` 0 is no answer at all."""
+    def end_attempt(self, status: int, cost_nano: int = 0, *, error: str = "") -> None:
+        """Note how one route answered; `status` 0 is no answer at all, `error` the kind of its failure."""
         route = self.current_route
-        seconds = (self._answered_at or time.monotonic()) - self._attempt_started
+        ended_at = self._answered_at or time.monotonic()
+        seconds = ended_at - self._attempt_started
         self._answered_at = 0.0
         self.provider_s += seconds
+        self.tried.append(Tried(route, self._attempt_started, ended_at, status, error))
         self.attempts.append({"route": route.id, "status": status, "ms": int(seconds * 1000), "cost_nano": cost_nano})
         self.gateway.metrics.count_attempt(self.alias.name, route, status)
 
@@ -241,10 +257,13 @@ class Turn:
         return self._outcome or (LEFT if self.status in (0, CLIENT_GONE) else FAILED if self.status >= 500 else REFUSED)
 
     @property
+    def is_unknown(self) -> bool:
+        return getattr(self, "alias", None) is None
+
+    @property
     def alias_name(self) -> str:
         """Of the catalog, never what a client made up."""
-        alias = getattr(self, "alias", None)
-        return UNKNOWN if alias is None else str(alias.name)
+        return UNKNOWN if self.is_unknown else self.alias.name
 
     def _correct_limits(self, tokens: int) -> None:
         for admission in (self.admission, self.route_admission):

@@ -35,6 +35,11 @@ class AttemptFailed(Exception):
         self.dead = dead
         self.retry_after_s = retry_after_s
 
+    @property
+    def kind(self) -> str:
+        """One of few, for those who count: the provider's status, or what our reason begins with."""
+        return str(self.status) if self.status not in (0, 200) else str(self).partition(":")[0].replace(" ", "_")
+
 
 class _Protocol(ResponseHandler):
     """Looks at the clock when its timer fires, where the client library sets a new timer for every packet of a stream."""

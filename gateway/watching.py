@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gateway.logs import RequestLog, renderer
+from gateway.traces import Traces, open_traces
 from models.ids import SECOND_US, now_us
 from models.survey import survey
 
@@ -23,11 +24,13 @@ class Watch:
         self._gateway = gateway
         metrics = gateway.metrics
         self._log: RequestLog | None = None
+        self._traces: Traces | None = None
         metrics.watch(metrics.running, lambda: len(gateway.running))
         metrics.watch(metrics.draining, lambda: len(gateway.drains))
 
     def begin(self) -> None:
-        """All parts of the gateway are there."""
+        """All parts of the gateway are there. Raises SetupError for traces that cannot be had."""
+        self._traces = open_traces()
         gateway, metrics, billing = self._gateway, self._gateway.metrics, self._gateway.billing
         if gateway.settings.log_requests:
             self._log = RequestLog(renderer(gateway.settings))
@@ -41,11 +44,17 @@ class Watch:
         metrics.watch(metrics.lease_age, lambda: gateway.lease.age_s)
         metrics.watch_cooling(self._cooling)
 
+    def begun(self, turn: Turn, headers: Mapping[str, str]) -> None:
+        if self._traces is not None:
+            turn.carried = self._traces.carried(headers)
+
     def finished(self, turn: Turn) -> None:
         """A request is over, and its numbers stand."""
         self._gateway.metrics.count_request(turn)
         if self._log is not None:
             self._log.tell(turn)
+        if self._traces is not None:
+            self._traces.tell(turn)
 
     def refused(self, request_id: str, status: int, *, api: bool) -> None:
         """HTTP itself refused something; what others than clients of the API get wrong is not told."""
@@ -56,6 +65,8 @@ class Watch:
     async def end(self) -> None:
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close)
 
     async def survey(self) -> None:
         """Called every SURVEY_S: what only the database knows."""
