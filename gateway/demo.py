@@ -101,9 +101,9 @@ def _demo_settings() -> Settings:
     settings = load_settings(workers=1)
     if settings.database.path is None:
         raise SetupError("GATEWAY_DATABASE_URL: the demo keeps its data in SQLite; unset it, or use: gateway serve")
-    if "signup" not in settings.model_fields_set:
-        return settings.model_copy(update={"signup": "open"})
-    return settings
+    # What the demo printed at its start should stay in sight.
+    usual = {"signup": "open", "log_requests": False}
+    return settings.model_copy(update={k: v for k, v in usual.items() if k not in settings.model_fields_set})
 
 
 async def _prepare(database: Database, seal: Seal, simulator_url: str, memory_path: Path) -> Welcome:

@@ -4,6 +4,7 @@ How events become bytes is in `framing`; when they are sent, and where it goes w
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -19,6 +20,15 @@ UNICODE_FILLER = ("naïve", "cafés", "über", "smörgåsbord", "日本語", "�
 FINGERPRINT = "fp_simulated"
 
 Document = dict[str, Any]
+_ORDER = re.compile(r"CALL (\w+) (\{.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A tool that the user orders to be called; no program asks so, but a test that drives a program may."""
+
+    tool: str
+    arguments: str
 
 
 @dataclass(frozen=True)
@@ -41,10 +51,15 @@ class Answer:
     created: int
     words: Sequence[str]
     finish_reason: str
+    order: Order | None = None
+
+    @property
+    def calls_tool(self) -> bool:
+        return self.options.tools or self.order is not None
 
     @property
     def reasoning_words(self) -> int:
-        return len(self.words) // 2 if self.options.reasoning_text and not self.options.tools else 0
+        return len(self.words) // 2 if self.options.reasoning_text and not self.calls_tool else 0
 
     @property
     def counts(self) -> Counts:
@@ -53,8 +68,12 @@ class Answer:
 
 
 def compose_answer(ask: Ask, options: Options, *, number: int, created: int) -> Answer:
+    order = find_order(ask) if options.obey else None
+    if order is not None:
+        return Answer(ask, options, f"chatcmpl-sim-{number}", created, order.arguments.split(" "), "tool_calls", order)
     count = options.words if ask.most_words is None else min(options.words, ask.most_words)
-    words = answer_words(ask.messages, count, unicode=options.split_utf8)
+    heard = ("user", "tool") if options.obey else ("user",)
+    words = answer_words(ask.messages, count, unicode=options.split_utf8, heard=heard)
     if options.big_event is not None and words:
         words[0] = "x" * options.big_event
     whole = "tool_calls" if options.tools else "stop"
@@ -62,11 +81,26 @@ def compose_answer(ask: Ask, options: Options, *, number: int, created: int) -> 
     return Answer(ask, options, f"chatcmpl-sim-{number}", created, words, finish_reason)
 
 
-def answer_words(messages: Sequence[Message], count: int, *, unicode: bool = False) -> list[str]:
-    """Exactly `count` words: thanks, the last user message (half of the answer at most), and pleasantries."""
+def find_order(ask: Ask) -> Order | None:
+    """What the last user message orders, if that tool is there and has not answered yet."""
+    latest: Message = next((one for one in reversed(ask.messages) if one.get("role") in ("user", "tool")), {})
+    found = _ORDER.search(message_text(latest)) if latest.get("role") == "user" else None
+    if found is None or found[1] not in ask.tools:
+        return None
+    try:
+        arguments, _ = json.JSONDecoder().raw_decode(found[2])
+    except ValueError:
+        return None
+    return Order(found[1], dump(arguments))
+
+
+def answer_words(
+    messages: Sequence[Message], count: int, *, unicode: bool = False, heard: Sequence[str] = ("user",)
+) -> list[str]:
+    """Exactly `count` words: thanks, the last message that was heard (half of the answer at most), and pleasantries."""
     if unicode:
         return list(islice(cycle(UNICODE_FILLER), count))
-    asked = next((message_text(one) for one in reversed(messages) if one.get("role") == "user"), "")
+    asked = next((message_text(one) for one in reversed(messages) if one.get("role") in heard), "")
     words = [*OPENING, *asked.split()[: max(count // 2, 1)]]
     return [*words, *islice(cycle(FILLER), max(count - len(words), 0))][:count]
 
@@ -77,8 +111,10 @@ def build_document(answer: Answer) -> Document:
     message: Document = {"role": "assistant", "content": content, "refusal": None}
     if reasoning:
         message["reasoning_content"] = reasoning
-    if answer.options.tools:
-        arguments = "".join(_argument_pieces(answer.words))
+    if answer.options.json:
+        message["content"] = "".join(_argument_pieces(answer))
+    if answer.calls_tool:
+        arguments = "".join(_argument_pieces(answer))
         message |= {"content": None, "tool_calls": [_tool_call(answer, arguments)]}
     choice = {"message": message, "logprobs": None, "finish_reason": answer.finish_reason}
     document = {
@@ -144,12 +180,12 @@ def _running_usage(answer: Answer, sent: int, total: int) -> Usage | None:
 
 def _deltas(answer: Answer) -> Iterator[Document]:
     """The deltas of one choice, a word each; the first one carries the role."""
-    pieces = _argument_pieces(answer.words) if answer.options.tools else _text_pieces(answer)
+    pieces = _argument_pieces(answer) if answer.calls_tool or answer.options.json else _text_pieces(answer)
     for position, piece in enumerate(pieces):
         delta: Document = {}
         if position == 0 and not answer.options.role_missing:
             delta["role"] = "assistant"
-        if not answer.options.tools:
+        if not answer.calls_tool:
             delta["reasoning_content" if position < answer.reasoning_words else "content"] = piece
         elif position == 0:
             delta |= {"content": None, "tool_calls": [{"index": 0} | _tool_call(answer, piece)]}
@@ -163,18 +199,19 @@ def _text_pieces(answer: Answer) -> list[str]:
     return [word if position in starts else f" {word}" for position, word in enumerate(answer.words)]
 
 
-def _argument_pieces(words: Sequence[str]) -> list[str]:
-    """The arguments {"text": "..."} in as many pieces as there are words."""
-    pieces = [json.dumps(word, ensure_ascii=False)[1:-1] for word in words]
+def _argument_pieces(answer: Answer) -> list[str]:
+    """The arguments that were ordered, or {"text": "..."}, in as many pieces as there are words."""
+    is_ordered = answer.order is not None
+    pieces = [word if is_ordered else json.dumps(word, ensure_ascii=False)[1:-1] for word in answer.words]
     pieces = [piece if position == 0 else f" {piece}" for position, piece in enumerate(pieces)]
-    if pieces:
+    if pieces and not is_ordered:
         pieces[0] = '{"text":"' + pieces[0]
         pieces[-1] += '"}'
     return pieces
 
 
 def _tool_call(answer: Answer, arguments: str) -> Document:
-    function = {"name": answer.ask.tool, "arguments": arguments}
+    function = {"name": answer.order.tool if answer.order else answer.ask.tool, "arguments": arguments}
     return {"id": f"call_{answer.id}", "type": "function", "function": function}
 
 

@@ -32,7 +32,12 @@ class Ask:
     include_usage: bool
     choices: int
     most_words: int | None
-    tool: str
+    tools: Sequence[str]
+
+    @property
+    def tool(self) -> str:
+        """The tool that is called when nobody orders one."""
+        return self.tools[0] if self.tools else "note"
 
 
 def parse_ask(body: object) -> Ask:
@@ -54,7 +59,7 @@ def parse_ask(body: object) -> Ask:
         include_usage=isinstance(stream_options, dict) and stream_options.get("include_usage") is True,
         choices=_whole_number(body, "n") or 1,
         most_words=min((bound for bound in bounds if bound is not None), default=None),
-        tool=_first_tool(body.get("tools")),
+        tools=_tool_names(body.get("tools")),
     )
 
 
@@ -83,8 +88,7 @@ def _whole_number(body: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def _first_tool(tools: object) -> str:
-    match tools:
-        case [{"function": {"name": str(name)}}, *_]:
-            return name
-    return "note"
+def _tool_names(tools: object) -> list[str]:
+    listed = tools if isinstance(tools, list) else []
+    functions = [tool.get("function") for tool in listed if isinstance(tool, dict)]
+    return [one["name"] for one in functions if isinstance(one, dict) and isinstance(one.get("name"), str)]

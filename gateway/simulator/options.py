@@ -41,6 +41,8 @@ class Options:
 
     words: int = number(12, "words of the answer", most=1_000_000)
     tools: bool = flag("the words are the arguments of a tool call")
+    obey: bool = flag("calls the tool that the user orders as CALL NAME {arguments}, then says what the tool answered")
+    json: bool = flag("the words are the text of a JSON object, as in JSON mode")
     reasoning_text: bool = flag("the first half of the words is reasoning_content")
     big_event: int | None = number(None, "the first word is that many bytes long", most=2**27)
 

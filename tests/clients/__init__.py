@@ -6,11 +6,14 @@ the rest is checked by `make test` on SQLite, and by `make drills` on PostgreSQL
     1    test_1_a_key_that_is_none_gets_401_as_json_and_is_never_echoed
          test_1_the_word_bearer_is_read_in_any_case
     2    test_2_every_error_is_an_object_whose_message_alone_says_what_to_do
+         test_every_refusal_is_shown_to_the_user_in_our_words (D)
     3    test_3_without_credits_402_says_how_to_top_up_before_any_upstream_call
     4    test_4_a_429_says_when_to_come_back_in_every_dialect
          test_4_answers_that_were_served_carry_the_limits_too
+         test_retry_after_is_waited_for_and_nothing_storms (D)
     5    test_5_what_waiting_cannot_mend_says_so_and_what_it_can_does_not
          test_5_a_refused_request_is_cheap_no_provider_no_hold_no_record
+         test_what_waiting_cannot_mend_is_sent_once (D)
     6    test_6_a_body_that_is_no_request_gets_400_naming_the_field
          test_6_bytes_that_are_no_utf_8_get_400
          test_6_a_body_of_the_responses_api_is_told_so_in_a_sentence
@@ -41,6 +44,7 @@ the rest is checked by `make test` on SQLite, and by `make drills` on PostgreSQL
     15   test_15_a_failure_after_the_first_byte_is_one_error_event_and_the_end
          test_15_an_event_that_is_no_chunk_breaks_the_stream_off
          test_a_stream_that_breaks_off_is_an_error_event_whoever_asked
+         test_a_stream_that_breaks_off_is_never_taken_for_a_whole_answer (D)
     16   test_11_12_14_16_whatever_a_provider_sends_goes_out_in_one_dialect
          test_16_an_event_in_several_data_lines_is_one
          test_16_events_may_be_cut_by_packets_at_any_byte

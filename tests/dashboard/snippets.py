@@ -8,20 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
 from gateway.dashboard.documentation import CHAPTERS
 from tests.dashboard.visitor import Visitor
-from tests.rig import ROOT, Customer, Rig
+from tests.rig import Customer, Rig
 from tests.servers import missing
 
 ADDRESSES = [chapter.address for chapter in CHAPTERS]
 PLACEHOLDER = "YOUR_API_KEY"
-# What is installed once for all runs, from the package registries.
-_SHELF = ROOT / "var" / "test-clients"
 
 
 @dataclass(frozen=True)
@@ -156,38 +153,3 @@ def bash() -> tuple[str, ...]:
 
 def python() -> tuple[str, ...]:
     return (sys.executable,)
-
-
-def node_folder(*packages: str) -> Path:
-    """A folder in which Node finds these packages. Skips, or fails in CI, where there is no Node or no registry."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        missing("there is no Node on this machine; on Debian: apt-get install nodejs npm")
-    return _installed("node", packages, ("npm", "install", "--no-audit", "--no-fund", "--prefix", "."))
-
-
-def python_folder(*packages: str) -> Path:
-    """A folder with a virtual environment of its own that has these packages."""
-
-    def begin(folder: Path) -> None:
-        venv.create(folder / "venv")
-
-    # With our own pip, and without compiling the thousands of modules that are never imported.
-    pip = (sys.executable, "-m", "pip", "--python", "venv/bin/python", "install", "--quiet", "--no-compile")
-    return _installed("python", packages, pip, begin)
-
-
-def _installed(kind: str, packages: tuple[str, ...], install: tuple[str, ...], begin: object = None) -> Path:
-    name = hashlib.sha256(" ".join((kind, *packages)).encode()).hexdigest()[:8]
-    folder = _SHELF / f"{kind}-{name}"
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        if callable(begin):
-            begin(folder)
-        done = subprocess.run(
-            [*install, *packages], cwd=folder, capture_output=True, text=True, timeout=900, check=False
-        )
-        if done.returncode:
-            missing(f"{', '.join(packages)} cannot be installed: {done.stderr[-500:]}")
-        (folder / "complete").touch()
-    return folder

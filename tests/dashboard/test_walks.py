@@ -1,20 +1,22 @@
 """What holds for every endpoint of the dashboard, whoever adds the next one: the tests walk the router of the server itself.
 
-A new page that takes fields or ids gets a line in the tables below; without one it is walked all the same, with less in it.
+A new page that takes fields or ids gets a line in the tables below; a test says so, and which is missing.
 """
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
 from models.ids import new_request_id, now_us
 from tests.dashboard.endpoints import Endpoint, contents, endpoints, gets, posts
-from tests.dashboard.visitor import PASSWORD, Page, Visitor, form_of, visiting
+from tests.dashboard.visitor import PASSWORD, Visitor, form_of, visiting
 from tests.faults.wire import talk
 from tests.rig import Customer, Rig
 
@@ -24,6 +26,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "/account/password": {"present": PASSWORD, "password": "mallory's password"},
     "/account/delete": {"password": PASSWORD},
     "/reset/<token:str>": {"password": "mallory's password"},
+    "/billing/topup": {"amount": "25", "preset": "10"},
     "/keys/new": {"name": "Mallory's"},
     "/keys/<key_id:int>": {"name": "Mallory's"},
     "/keys/<key_id:int>/regenerate": {"grace": "0"},
@@ -32,6 +35,32 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 # Fields of forms and addresses that take an id: address → field → whose ids go there.
 ID_FIELDS: dict[str, dict[str, str]] = {"/usage": {"key": "key_id"}, "/usage.csv": {"key": "key_id"}}
+# Fields that name nothing of anybody's: a choice, a day, a text of their own; or a place in one's own list to go on from.
+_CHOICES = {"since", "until", "model", "outcome", "counts", "by", "show"}
+_OF_A_KEY = {"expires", "limit_requests", "limit_tokens", "limit_concurrent"}
+PLAIN_FIELDS: dict[str, set[str]] = {
+    "/models": {"q", "requests", "input", "output"},
+    "/usage": _CHOICES | {"before"},
+    "/usage.csv": _CHOICES,
+    "/billing": {"after"},
+    "/keys": {"old"},
+    "/keys/new": _OF_A_KEY | {"model"},
+    "/keys/<key_id:int>": _OF_A_KEY,
+    "/keys/<key_id:int>/regenerate": {"replaces"},
+    "/reset/<token:str>": {"email"},
+    "/signin": {"next"},
+    "/docs": {"q"},
+}
+# Forms of a button alone.
+BUTTONS = {
+    "/signout",
+    "/account/sessions/end",
+    "/account/sessions/<session_id:int>/end",
+    "/keys/<key_id:int>/disable",
+    "/keys/<key_id:int>/enable",
+    "/keys/<key_id:int>/end-grace",
+    "/keys/<key_id:int>/delete",
+}
 # What addresses name that is nobody's own: a page of the documentation.
 ANYBODYS = {"slug": "billing"}
 # Forms that come from elsewhere on purpose, and prove that in another way.
@@ -116,6 +145,56 @@ async def him(rig: Rig, ben: Visitor) -> Person:
     return await furnish(rig, ben)
 
 
+async def test_every_form_and_every_field_that_a_page_offers_is_in_the_tables(
+    rig: Rig, her: Person, stranger: Visitor
+) -> None:
+    """Without its line, the walks below would walk past it."""
+    known = [endpoint.path for endpoint in endpoints()]
+    listed = {*FIELDS, *ID_FIELDS, *PLAIN_FIELDS, *her.own_fields, *BUTTONS}
+    assert listed - set(known) == set(), "these are no endpoints any more"
+    filled = {*FIELDS, *her.own_fields, *BUTTONS}
+    assert [one.path for one in forms() if one.path not in filled] == [], "what makes these forms do something?"
+    names = {name for endpoint in [*gets(), *forms()] for name, _ in endpoint.parameters}
+    assert names - {*her.ids, *ANYBODYS} == set(), "whose are these, in an address?"
+
+    asked: set[tuple[str, str]] = set()
+    for visitor in (her.visitor, stranger):
+        for endpoint in gets():
+            if endpoint.path not in MACHINES | OWN_POLICY:
+                page = await visitor.get(her.fill(endpoint))
+                asked |= _fields_asked_for(page.text, known)
+    assert len(asked) > 30
+    strange = {
+        (path, name)
+        for path, name in asked
+        if name not in {"csrf", "once", *FIELDS.get(path, {}), *her.own_fields.get(path, {})}
+        and name not in {*ID_FIELDS.get(path, {}), *PLAIN_FIELDS.get(path, set())}
+    }
+    assert strange == set(), "does this name something of somebody's?"
+
+
+def _fields_asked_for(text: str, known: list[str]) -> set[tuple[str, str]]:
+    """Endpoint and field, of every form and every link to an address with fields."""
+    found = []
+    for attributes, inside in re.findall(r"<form\b([^>]*)>(.*?)</form>", text, re.S):
+        action = re.search(r'action="([^"]*)"', attributes)
+        # The playground's own are for its script, and go nowhere.
+        found += [(action[1], name) for name in re.findall(r'\sname="([^"]+)"', inside) if action]
+    for address in re.findall(r'href="(/[^"]*\?[^"]*)"', text):
+        path, _, query = html.unescape(address).partition("?")
+        found += [(path, name) for name, _ in parse_qsl(query.partition("#")[0])]
+    return {(_endpoint_at(path, known), name) for path, name in found}
+
+
+def _endpoint_at(address: str, known: list[str]) -> str:
+    """`/keys/12` is at `/keys/<key_id:int>`."""
+    if address in known:
+        return address
+    kinds = {"int": r"\d+", "str": r"[^/]+"}
+    fits = [path for path in known if re.fullmatch(re.sub(r"<\w+:(\w+)>", lambda kind: kinds[kind[1]], path), address)]
+    return fits[0]
+
+
 async def test_no_form_of_another_origin_or_session_is_taken(rig: Rig, her: Person, ben: Visitor) -> None:
     ada, token, his = her.visitor, await her.visitor.csrf(), await ben.csrf()
     forged: list[tuple[str, dict[str, str], dict[str, str]]] = [
@@ -184,27 +263,32 @@ async def test_ids_of_others_are_as_if_they_were_not_there(rig: Rig, her: Person
             page = await ada.post(path, fields | {"csrf": token}, follow=False)
         else:
             page = await ada.get(path + (f"?{field}={id}" if field else ""), follow=False)
-        return page.status, _without(page, id)
+        text = page.text.partition("<main")[2] or page.text
+        # What is new each time.
+        return page.status, re.sub(r'name="once" value="[^"]*"', "", text)
 
     for endpoint in [*gets(), *forms()]:
         if not endpoint.parameters or endpoint.path.startswith("/reset/"):
             continue
         kind = endpoint.parameters[0][1]
-        missing = await look(endpoint, nothing[kind][0])
+        nobodys = nothing[kind][0]
+        missing = await look(endpoint, nobodys)
         assert missing[0] in (404, 422), (endpoint, missing)
         for id in [*nothing[kind][1:], *him.of_kind(kind)]:
             # Her own ids of another kind may be the same numbers as his.
             if id not in her.of_kind(kind):
                 found = await look(endpoint, id)
-                assert found[0] == 404 or found == missing, (endpoint, id, found)
-                if id in him.of_kind(kind):
-                    assert found == missing, (endpoint, id)
+                is_same = found[0] == missing[0] and _alike(found[1], missing[1], id, nobodys)
+                assert is_same or (found[0] == 404 and id not in him.of_kind(kind)), (endpoint, id, found)
                 walked += 1
     for endpoint in [*gets(), *forms()]:
         for field, name in ID_FIELDS.get(endpoint.path, {}).items():
             missing = await look(endpoint, 2**40, field)
-            assert [await look(endpoint, id, field) for id in him.ids[name]] == [missing], (endpoint, field)
-            walked += 1
+            for id in him.ids[name]:
+                found = await look(endpoint, id, field)
+                assert found[0] == missing[0], (endpoint, field)
+                assert _alike(found[1], missing[1], id, 2**40), (endpoint, field)
+                walked += 1
     assert contents(rig, her.account_id, him.account_id) == before
     assert walked > 8
     words = [him.visitor.email, f"canary of {him.account_id}", *map(str, him.ids["request_id"])]
@@ -212,12 +296,16 @@ async def test_ids_of_others_are_as_if_they_were_not_there(rig: Rig, her: Person
         if not endpoint.parameters and endpoint.path not in MACHINES:
             page = await ada.get(endpoint.path)
             assert not any(word in page.text for word in words), endpoint
+    for path in ("/usage", "/usage.csv", "/billing"):
+        # A place in his list is none in hers.
+        page = await ada.get(f"{path}?before={him.ids['request_id'][0]}&after={him.ids['request_id'][0]}")
+        assert not any(word in page.text for word in words[:2]), path
 
 
-def _without(page: Page, id: Any) -> str:
-    """What the page says, but for the id that was asked for, and what is new each time."""
-    text = page.text.partition("<main")[2] or page.text
-    return re.sub(rf"(?<![\w.-]){re.escape(str(id))}(?![\w-])", "ID", re.sub(r'name="once" value="[^"]*"', "", text))
+def _alike(one: str, other: str, *ids: Any) -> bool:
+    """Whether the pages are the same but for these ids, which may be small numbers that stand there for something else."""
+    either = re.compile(rf"(?<![\w.-])(?:{'|'.join(re.escape(str(id)) for id in ids)})(?![\w-])")
+    return either.sub("ID", one) == either.sub("ID", other)
 
 
 async def test_every_page_is_closed_to_scripts_frames_and_caches(rig: Rig, her: Person, stranger: Visitor) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from tests import installs
 from tests.dashboard import snippets as doc
 from tests.dashboard.browsers import PHONE, accessibility_faults, chromium, run, sign_up, window
 from tests.dashboard.snippets import ADDRESSES, DocPage, Snippet, key_of, read_all
@@ -53,18 +54,18 @@ async def reading(rig: Rig) -> Reading:
 
 @pytest.mark.parametrize("block", ["ask-from-node", "stream-from-node", "ask-with-ai-sdk"])
 async def test_node_clients_run_as_documented(reading: Reading, block: str) -> None:
-    folder = doc.node_folder("openai@7", "ai@7", "@ai-sdk/openai-compatible@3")
+    folder = installs.node_folder("openai@7", "ai@7", "@ai-sdk/openai-compatible@3")
     assert SAID in await reading.run(block, "node", folder=folder)
 
 
 @pytest.mark.parametrize("block", ["ask-with-langchain", "ask-with-llamaindex", "ask-with-litellm"])
 async def test_python_clients_run_as_documented(reading: Reading, block: str) -> None:
-    folder = doc.python_folder(*LIBRARIES)
+    folder = installs.python_folder(*LIBRARIES)
     assert SAID in await reading.run(block, str(folder / "venv/bin/python"), folder=folder)
 
 
 async def test_llm_runs_as_documented(reading: Reading, tmp_path: Path) -> None:
-    programs = doc.python_folder(*LIBRARIES) / "venv/bin"
+    programs = installs.python_folder(*LIBRARIES) / "venv/bin"
     reading.save("llm-config", tmp_path)
     said = await reading.run(
         "ask-with-llm", *doc.bash(), folder=tmp_path, LLM_USER_PATH=str(tmp_path), PATH=f"{programs}:/usr/bin:/bin"
@@ -73,7 +74,7 @@ async def test_llm_runs_as_documented(reading: Reading, tmp_path: Path) -> None:
 
 
 async def test_aider_runs_as_documented(reading: Reading, tmp_path: Path) -> None:
-    programs = doc.python_folder("aider-chat<1") / "venv/bin"
+    programs = installs.python_folder("aider-chat<1") / "venv/bin"
     reading.save("aider-config", tmp_path)
     said = await reading.run(
         "try-aider", *doc.bash(), folder=tmp_path, HOME=str(tmp_path), PATH=f"{programs}:/usr/bin:/bin"

@@ -168,6 +168,32 @@ async def test_tool_calls_and_reasoning(provider: Provider) -> None:
     assert reasoned[-2]["usage"]["completion_tokens"] == 5
 
 
+async def test_an_order_is_obeyed_once_and_the_tools_answer_is_told(provider: Provider) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("paint", "read")]
+    order = {"role": "user", "content": 'Please CALL read {"path": "a b.txt", "n": 1}, then tell me.'}
+    document = await provider.document("sim:obey", messages=[order], tools=tools)
+    chunks = await provider.chunks("sim:obey", messages=[order], tools=tools)
+    message = document["choices"][0]["message"]
+    deltas = [choice["delta"] for chunk in chunks if chunk for choice in chunk["choices"]]
+    streamed = "".join(call["function"]["arguments"] for delta in deltas for call in delta.get("tool_calls", []))
+    assert message["tool_calls"][0]["function"]["name"] == "read"
+    assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == json.loads(streamed)
+    assert json.loads(streamed) == {"path": "a b.txt", "n": 1}
+    answered = [order, message, {"role": "tool", "tool_call_id": "c", "content": "lemons"}]
+    for messages, named in ((answered, tools), ([order], tools[:1]), ([order], [])):
+        document = await provider.document("sim:obey", messages=messages, tools=named)
+        assert document["choices"][0]["finish_reason"] == "stop"
+    told = (await provider.document("sim:obey", messages=answered, tools=tools))["choices"][0]["message"]["content"]
+    assert told.startswith("Thank you for telling me: lemons")
+
+
+async def test_json_mode_says_its_words_in_an_object(provider: Provider) -> None:
+    document = await provider.document("sim:words=3,json")
+    chunks = await provider.chunks("sim:words=3,json")
+    streamed = "".join(choice["delta"].get("content", "") for chunk in chunks if chunk for choice in chunk["choices"])
+    assert json.loads(document["choices"][0]["message"]["content"]) == json.loads(streamed) == {"text": "Thank you for"}
+
+
 async def test_delays_come_where_they_were_asked_for(provider: Provider) -> None:
     clock = asyncio.get_running_loop().time
     begun = clock()

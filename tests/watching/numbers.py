@@ -21,6 +21,9 @@ class Numbers:
         """The sum of what has these labels; 0 where there is nothing."""
         return sum(s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items())
 
+    def has(self, name: str) -> bool:
+        return any(sample.name == name for sample in self.samples)
+
     def labels(self, name: str) -> dict[str, set[str]]:
         """Every value that each label of this name has."""
         found: dict[str, set[str]] = {}

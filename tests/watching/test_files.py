@@ -16,7 +16,7 @@ import yaml
 from tests.faults.books import leave
 from tests.rig import ROOT, Rig
 from tests.servers import missing
-from tests.watching.numbers import Numbers, wait_for
+from tests.watching.numbers import numbers, wait_for
 
 PROMETHEUS = ROOT / "docker" / "prometheus"
 GRAFANA = ROOT / "docker" / "grafana"
@@ -59,8 +59,10 @@ async def test_every_number_and_label_of_dashboard_and_rules_is_one_of_the_serve
     assert (await rig.post({}, b"{}", "/v1/nothing")).status == 404
     await leave(rig, ada, model, events=2)
     await wait_for(rig, "gateway_requests_total", 1, model=model, status="499")
-    text = (await asyncio.to_thread(rig.workers.metrics))[-1]
-    told = Numbers(text)
+    # The database has been asked.
+    async with asyncio.timeout(20):
+        while not (told := await numbers(rig)).has("gateway_holds_open"):
+            await asyncio.sleep(0.1)
     labels = {sample.name: set(sample.labels) for sample in told.samples} | {"up": {"instance", "job"}}
     used = set()
     for place, expression in expressions():
