@@ -92,16 +92,16 @@ $(BIN)/python:
 		{ rm -rf $(VENV); echo "Could not create $(VENV); on Debian: apt install python3-venv" >&2; exit 2; }
 
 $(PRODUCT): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing the gateway …"
+	@echo "Installing the gateway (a minute, this once) …"
 	@$(PIP) -e .
 	@touch $@
 
 $(TOOLS): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing the gateway and the test tools …"
+	@echo "Installing the gateway and the test tools (a few minutes, this once) …"
 	@$(PIP) -e '.[test]'
 	@touch $(PRODUCT) $(LAB) $@
 
 $(LAB): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing the gateway and JupyterLab …"
+	@echo "Installing the gateway and JupyterLab (a few minutes, this once) …"
 	@$(PIP) -e '.[notebooks]'
 	@touch $(PRODUCT) $@

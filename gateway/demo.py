@@ -173,7 +173,7 @@ The gateway is ready on {url}
   API key    {welcome.api_key}
   Balance    {credits_text(welcome.balance_nano)} credits
   Dashboard  {url}/  {EMAIL}, {login}
-  API page   {url}/docs/api
+  Docs       {url}/docs
 
 Paste a request:
 

@@ -164,8 +164,13 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise SetupError(f"port {port} on {host} is in use; choose another with --port") from None
-        raise SetupError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            raise SetupError(
+                f"port {port} on {host} is in use; choose another with --port (the demo: make run PORT=8001)"
+            ) from None
+        raise SetupError(
+            f"GATEWAY_HOST: cannot listen on {host}:{port}: {error.strerror or error}; name an address of this machine, "
+            "as 127.0.0.1 or 0.0.0.0"
+        ) from None
     with listener:
         yield listener
 

@@ -20,12 +20,19 @@ class Settings(BaseSettings):
     """Read from the environment and `.env`; an empty variable is unset. Descriptions are shown by `serve --help`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     database_url: str = Field(DEFAULT_URL, description="sqlite://PATH or postgres://user:password@host:port/name")
     redis_url: str | None = Field(
-        None, pattern=r"^rediss?://", description="redis://host:port/0, shares limits between workers"
+        None,
+        pattern=r"^rediss?://[^/?\s]+(/\d*)?(\?\S*)?$",
+        description="redis://host:port/0, shares limits between workers",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
@@ -41,7 +48,8 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         None,
         pattern=r"^https?://[^/\s]+$",
-        description="the address that customers use, as https://api.example.com; as they asked for it when absent",
+        description="the address that customers use, as https://api.example.com, without a path; "
+        "as they asked for it when absent",
     )
     contact: str | None = Field(None, description="an e-mail or web address where customers reach you")
     stripe_secret_key: SecretStr | None = Field(
@@ -82,7 +90,9 @@ class Settings(BaseSettings):
     metrics_allow: Networks = Field(
         (), description="networks that may read /metrics, beside loopback; comma separated, as 10.0.0.0/8"
     )
-    trusted_proxies: Networks = Field((), description="only these may set X-Forwarded-*; comma separated")
+    trusted_proxies: Networks = Field(
+        (), description="networks that may set X-Forwarded-*; comma separated, as 10.0.0.0/8"
+    )
 
     @field_validator("metrics_allow", "trusted_proxies", mode="before")
     @classmethod
@@ -117,8 +127,10 @@ def load_settings(**given: object) -> Settings:
         name = variable_of(known[place]) if place in known else PREFIX + place.upper()
         field = Settings.model_fields.get(known.get(place, ""))
         meaning = f" ({field.description})" if field is not None and field.description else ""
-        shown = "" if "SECRET" in name else f", got {first['input']!r}"
-        raise SetupError(f"{name}: {first['msg']}{shown}{meaning}") from None
+        # An address may hold a password.
+        shown = "" if "SECRET" in name or "@" in str(first["input"]) else f", got {first['input']!r}"
+        told = "is not of the form that it must have" if "pattern" in first["type"] else first["msg"]
+        raise SetupError(f"{name}: {told}{shown}{meaning}") from None
     parse_url(settings.database_url)
     _check_pair(settings, "stripe_secret_key", "stripe_webhook_secret")
     return settings

@@ -65,19 +65,21 @@ class DatabaseUrl:
 
 def parse_url(text: str) -> DatabaseUrl:
     """Raises SetupError naming the variable for anything but `sqlite://` and `postgres://`."""
-    scheme = urlsplit(text).scheme
+    scheme = text.partition(":")[0].lower()
     if scheme in ("postgres", "postgresql"):
         try:
             _ = urlsplit(text).port
         except ValueError as error:
-            raise SetupError(f"GATEWAY_DATABASE_URL: {error}") from None
+            raise SetupError(
+                f"GATEWAY_DATABASE_URL: {error}; it must look like postgres://user:password@host:5432/gateway"
+            ) from None
         url = DatabaseUrl("postgres" + text[len(scheme) :], "postgres", None)
         if not postgres_options(url)["database"]:
             raise SetupError(
                 "GATEWAY_DATABASE_URL: names no database, as in postgres://user:password@host:5432/gateway"
             )
         return url
-    if scheme == "sqlite":
+    if text.startswith("sqlite://"):
         name = unquote(text[len("sqlite://") :].split("?", maxsplit=1)[0])
         if not name or name == ":memory:":
             raise SetupError("GATEWAY_DATABASE_URL: name a file, as in sqlite://var/gateway.db")

@@ -109,6 +109,18 @@ def postgres_programs() -> Path:
     return Path(found).parent
 
 
+def postgres_client() -> Path:
+    """The folder of `pg_dump` and `psql`. Skips where there are none, or fails where CI is set."""
+    found = shutil.which("pg_dump")
+    if found:
+        return Path(found).parent
+    try:
+        return postgres_programs()
+    except LookupError as reason:
+        missing(str(reason))
+        raise
+
+
 def server_user(folder: Path) -> str | None:
     """PostgreSQL does not run as root; root lends the folder to somebody else."""
     if os.geteuid() != 0:

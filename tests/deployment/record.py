@@ -32,7 +32,7 @@ import orjson
 
 from tests.deployment.stock import UPSTREAMS
 from tests.rig import ROOT, Process, Provider
-from tests.servers import free_port, fresh_postgres, postgres_programs
+from tests.servers import free_port, fresh_postgres, postgres_client
 from tests.stores import Sql
 
 RELEASES = Path(__file__).parent / "releases"
@@ -156,7 +156,7 @@ def dump_postgres(url: str) -> str:
     """As statements that any client can send; `psql` alone understands the rest."""
     options = ["--no-owner", "--no-privileges", "--inserts", "--rows-per-insert=100"]
     text = subprocess.run(
-        [postgres_programs() / "pg_dump", *options, url], check=True, capture_output=True, text=True
+        [postgres_client() / "pg_dump", *options, url], check=True, capture_output=True, text=True
     ).stdout
     return "\n".join(line for line in text.splitlines() if line and not line.startswith(("\\", "--")))
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.deployment.test_compose import SECRETS, services
 from tests.rig import ROOT
-from tests.servers import execute_now, fresh_postgres, missing, postgres_programs
+from tests.servers import execute_now, fresh_postgres, postgres_client
 from tests.stores import Sql
 
 TEXT = (ROOT / "docker" / "README.md").read_text()
@@ -80,17 +80,13 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def inside(url: str) -> dict[str, str]:
     """The environment in which PostgreSQL's own programs find that database, as they do in its container."""
-    try:
-        programs = postgres_programs()
-    except LookupError as reason:
-        missing(str(reason))
     server, name = url.rsplit("/", 1)
     who, _, host = server.removeprefix("postgres://").rpartition("@")
     user, _, password = who.partition(":")
     address, _, port = host.partition(":")
     return {
-        "PATH": f"{programs}:{os.environ['PATH']}", "PGHOST": address, "PGPORT": port or "5432", "PGPASSWORD": password,
-        "POSTGRES_USER": user, "POSTGRES_DB": name,
+        "PATH": f"{postgres_client()}:{os.environ['PATH']}", "PGHOST": address, "PGPORT": port or "5432",
+        "PGPASSWORD": password, "POSTGRES_USER": user, "POSTGRES_DB": name,
     }  # fmt: skip
 
 

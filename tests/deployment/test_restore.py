@@ -7,10 +7,8 @@ are as if never charged, a key issued later is unknown, one revoked later works 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig import ROOT, Customer, Price, Rig, client, start_rig
-from tests.servers import execute_now, missing, postgres_programs
+from tests.servers import execute_now, postgres_client
 from tests.stores import CLUSTER, SQLITE, Sql, on
 
 pytestmark = pytest.mark.drill
@@ -35,9 +33,7 @@ def lines_of(heading: str, *programs: str) -> list[str]:
 
 def shell(rig: Rig, line: str) -> subprocess.CompletedProcess[str]:
     """A line of the README, as an operator types it."""
-    folders = [str(Path(sys.executable).parent)]
-    with contextlib.suppress(LookupError):
-        folders.append(str(postgres_programs()))
+    folders = [str(Path(sys.executable).parent), *([str(postgres_client())] if rig.kind == CLUSTER else [])]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GATEWAY_", "OPS_"))}
     path = os.pathsep.join([*folders, inherited["PATH"]])
     return subprocess.run(
@@ -59,11 +55,6 @@ def done(rig: Rig, line: str) -> str:
 
 @pytest.fixture(params=[SQLITE, CLUSTER])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    if request.param == CLUSTER and not shutil.which("pg_dump"):
-        try:
-            postgres_programs()
-        except LookupError as reason:
-            missing(str(reason))
     with on(request.param), start_rig(tmp_path, GATEWAY_COOLDOWN_AFTER="1000000") as running:
         yield running
 
