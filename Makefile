@@ -7,6 +7,9 @@ PORT ?= 8000
 ARGS ?=
 NOTEBOOKS ?= notebooks
 
+# Tests start hundreds of processes: each would compile the code anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt

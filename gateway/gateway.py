@@ -22,7 +22,6 @@ from gateway.client import ClientStream
 from gateway.lease import HEARTBEAT_S, Lease
 from gateway.limits import Limiter
 from gateway.limits.local import LocalLimiter
-from gateway.limits.shared import SharedLimiter
 from gateway.metrics import Metrics
 from gateway.payments import Payments
 from gateway.routing import RouteHealth
@@ -302,6 +301,9 @@ class Gateway:
 def _limiter(settings: Settings, metrics: Metrics) -> Limiter:
     if settings.redis_url is None:
         return LocalLimiter()
+    # It loads redis-py, which takes a tenth of a server's start.
+    from gateway.limits.shared import SharedLimiter
+
     return SharedLimiter(settings.redis_url, metrics, workers=settings.workers)
 
 

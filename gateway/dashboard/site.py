@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import mimetypes
+import os
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from sanic import Blueprint, Request
 from sanic.response import HTTPResponse
 
@@ -34,6 +38,20 @@ class Asset:
         self.pressed = gzip.compress(self.body, mtime=0) if len(self.body) > _SMALLEST_TO_PRESS else None
 
 
+class _Compiled(FileSystemBytecodeCache):
+    """Compiled templates, kept as Python keeps compiled modules: compiling all takes a sixth of a server's start."""
+
+    @classmethod
+    def beside_this_module(cls) -> _Compiled | None:
+        folder = Path(__file__).parent / "__pycache__"
+        return cls(str(folder)) if not sys.dont_write_bytecode and os.access(folder, os.W_OK) else None
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        # As with modules: without room for it, it is compiled anew next time.
+        with contextlib.suppress(OSError):
+            super().dump_bytecode(bucket)
+
+
 class Site:
     """The dashboard's looks: one for the whole server."""
 
@@ -48,6 +66,7 @@ class Site:
             loader=PackageLoader("gateway.dashboard"),
             autoescape=True,
             auto_reload=False,
+            bytecode_cache=_Compiled.beside_this_module(),
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
