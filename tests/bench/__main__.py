@@ -6,6 +6,7 @@ words are in `report`.
 
 import argparse
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.bench.peers import PEERS
 from tests.bench.rounds import QUICK_SHARE, choose_scenarios, measure_rounds, run_on_quiet_machine, tell
 from tests.bench.servers import Server, start_floor, start_provider
 from tests.bench.stores import Stores, postgres_stores, sqlite_stores
+from tests.bench.watched import BOUND, scraped, ways
 from tests.stores import fresh_redis
 
 AT_64 = [("json", 64), ("stream", 64)]
@@ -57,6 +59,8 @@ class Bench:
             self.compare_archives()
         elif options.pages:
             self.compare_pages()
+        elif options.watched:
+            self.compare_watched()
         elif options.memory:
             print(report.render_memory(measure_memory(self.gateway(), options.memory)))
         else:
@@ -122,6 +126,17 @@ class Bench:
         samples = measure_rounds([quiet, visited], self.scenarios(AT_64), self.options.rounds)
         print(f"{report.describe_machine(self.options)}\n\n{report.render_pages(samples, self.options.pages)}")
 
+    def compare_watched(self) -> None:
+        with ways() as settings:
+            servers = [self.gateway(f"gateway-{n}", settings=each) for n, each in enumerate(settings.values())]
+            servers = [replace(server, name=name) for server, name in zip(servers, settings, strict=True)]
+            with scraped(servers[1:]):
+                samples = measure_rounds(servers, self.scenarios(AT_64), self.options.rounds)
+            print(f"{report.describe_machine(self.options)}\n\n{report.render_watched(samples, BOUND)}")
+            # Their last traces are sent while the collector is there.
+            for server in servers:
+                server.stop()
+
     # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def keep(self, server: Server) -> Server:
@@ -134,13 +149,26 @@ class Bench:
         return sqlite_stores(self.folder, name)
 
     def gateway(
-        self, name: str = "gateway", *, stores: Stores | None = None, large: bool = False, accounts: int = 1
+        self,
+        name: str = "gateway",
+        *,
+        stores: Stores | None = None,
+        large: bool = False,
+        accounts: int = 1,
+        settings: Mapping[str, str] | None = None,
     ) -> Server:
         stores = stores or self.stores(name)
         workers = self.options.workers
         return self.keep(
             start_gateway(
-                self.folder, self.provider, stores, name=name, workers=workers, large=large, accounts=accounts
+                self.folder,
+                self.provider,
+                stores,
+                name=name,
+                workers=workers,
+                large=large,
+                accounts=accounts,
+                settings=settings,
             )
         )
 

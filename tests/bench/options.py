@@ -24,8 +24,19 @@ def parse_options(description: str) -> argparse.Namespace:
     instead.add_argument("--usage-rows", type=int, metavar="N", help="instead: N past requests in the tables or none")
     instead.add_argument("--memory", type=int, metavar="N", help="instead: how memory grows over N JSON requests")
     instead.add_argument("--pages", type=float, metavar="N", help="instead: N pages of the dashboard a second, or none")
+    instead.add_argument(
+        "--watched", action="store_true", help="instead: with logs, and with traces of a tenth, or none"
+    )
     options = parser.parse_args()
-    apart = (options.catalog, options.peers, options.accounts, options.usage_rows, options.memory, options.pages)
+    apart = (
+        options.catalog,
+        options.peers,
+        options.accounts,
+        options.usage_rows,
+        options.memory,
+        options.pages,
+        options.watched,
+    )
     if options.only and any(apart):
         parser.error("--only chooses a server of the table and of --open-streams")
     if options.workers > 1 and not options.postgres:

@@ -41,10 +41,11 @@ def start_gateway(
     workers: int = 1,
     accounts: int = 1,
     large: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> Server:
     """A gateway on fresh stores. Its load takes turns among so many accounts with a key each.
 
-    `large` gives it 1,000 aliases and 100,000 keys, and many of both to the load.
+    `large` gives it 1,000 aliases and 100,000 keys, and many of both to the load; `settings` are further variables.
     """
     run_module(["gateway", "migrate"], stores.environment)
     wanted = ["--accounts", str(accounts), *(["--large"] if large else [])]
@@ -55,7 +56,10 @@ def start_gateway(
         module("gateway", "serve", "--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)),
         port=port,
         folder=folder,
-        environment=stores.environment | PATIENCE | {"GATEWAY_SPOOL_DIR": str(folder / f"{name}-spool")},
+        environment=stores.environment
+        | PATIENCE
+        | {"GATEWAY_SPOOL_DIR": str(folder / f"{name}-spool")}
+        | dict(settings or {}),
         senders={manner: [(key, model) for key, model in pairs] for manner, pairs in senders.items()},
         ready_path="/readyz",
         # The first of several workers answers before the last one is there.

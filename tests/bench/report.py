@@ -158,6 +158,19 @@ def render_pages(samples: Samples, pages_per_s: float) -> str:
     return "\n".join(lines)
 
 
+def render_watched(samples: Samples, bound: float) -> str:
+    """The table, and what watching costs of processor time."""
+    base, *others = next(iter(samples.values()))
+    lines = [render_table(samples, base=base, heading=f"× {base}"), ""]
+    for scenario, by_server in samples.items():
+        for name in others:
+            ratio = ratio_to(by_server, name, base)
+            assert ratio is not None
+            kept = "within" if ratio <= bound else "NOT within"
+            lines.append(f"- {label(scenario)}: {name} take {ratio:.3f} × the CPU; {kept} the bound of {bound:g} ×.")
+    return "\n".join(lines)
+
+
 def render_memory(memory: Memory) -> str:
     seen = ", ".join(f"{rss:.1f}" for rss in memory.rss_mib)
     return (
