@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,14 +178,27 @@ async def open_snapshot(database: Database) -> AsyncIterator[Database]:
             yield database
 
 
-@contextlib.asynccontextmanager
-async def by_index(snapshot: Database) -> AsyncIterator[None]:
+def by_index(snapshot: Database) -> AbstractAsyncContextManager[None]:
     """Meanwhile PostgreSQL looks up few rows among many by index, whatever its statistics tell it to expect."""
+    return _without(snapshot, "enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+
+
+def in_one_pass(snapshot: Database) -> AbstractAsyncContextManager[None]:
+    """Meanwhile PostgreSQL joins many rows with many by reading each side once.
+
+    Its statistics let it expect a single row of a span of ids that lies within one bin of their histogram, such as a day of
+    a year, and then it would read the whole span of one table for every row of the other.
+    """
+    return _without(snapshot, "enable_nestloop")
+
+
+@contextlib.asynccontextmanager
+async def _without(snapshot: Database, *settings: str) -> AsyncIterator[None]:
     if snapshot.dialect == "sqlite":
         yield
         return
     for value in ("off", "on"):
-        for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin"):
+        for setting in settings:
             await snapshot.connection.execute_query(f"SET LOCAL {setting} = {value}")
         if value == "off":
             yield

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from models.charge_sums import charge_sums
-from models.database import Database, by_index
+from models.database import Database, by_index, in_one_pass
 from models.ids import DAY_US, SECOND_US, lowest_id
 from models.money import FIRST_CUSTOMER, WRITEOFF
 from models.months import Month
@@ -177,11 +177,12 @@ async def _requests(snapshot: Database, from_us: int, to_us: int, *, most: int) 
     # The bounds are said for every table, so that each is read by its index from there to there.
     bounds = [lowest_id(from_us - GRACE_US), lowest_id(to_us)]
     joined = _JOINED.format(**{name: "AND " + _BETWEEN.format(name) for name in "cwu"})
-    rows = await snapshot.rows(
-        f"SELECT {_COLUMNS} FROM hold h {joined} WHERE {_BETWEEN.format('h')} AND h.status = 'captured'"
-        f" AND h.ended_us >= ? AND h.ended_us < ? AND NOT ({LATE}) AND (c.id IS NOT NULL OR w.id IS NOT NULL) LIMIT ?",
-        [*bounds * 4, from_us, to_us, most + 1],
-    )
+    async with in_one_pass(snapshot):
+        rows = await snapshot.rows(
+            f"SELECT {_COLUMNS} FROM hold h {joined} WHERE {_BETWEEN.format('h')} AND h.status = 'captured'"
+            f" AND h.ended_us >= ? AND h.ended_us < ? AND NOT ({LATE}) AND (c.id IS NOT NULL OR w.id IS NOT NULL) LIMIT ?",
+            [*bounds * 4, from_us, to_us, most + 1],
+        )
     async with by_index(snapshot):
         rows += await snapshot.rows(
             f"SELECT {_COLUMNS} FROM hold h {_JOINED.format(c='', w='', u='')} WHERE h.status = 'captured'"

@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLORS = ("#31688e", "#e0a458", "#6aa784", "#b5656b", "#8a7fb0", "#7f8c8d")
-_GRAY, _INK, _WARM = "#c9ced3", "#3d4450", "#b5656b"
+_COLORS = ("#3f7fae", "#e0a458", "#6aa784", "#b5656b", "#8a7fb0", "#7f8c8d")
+_GRAY, _INK, _WARM = "#b4bac1", "#767d86", "#b5656b"  # the ink can be read on white and on black: nothing is behind it
 _MOST = 5  # So many groups have a colour of their own; the smaller ones are one together.
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": _INK,
     "axes.labelcolor": _INK,
-    "axes.edgecolor": _GRAY,
+    "axes.edgecolor": "#8a919999",
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
@@ -38,7 +41,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.titlepad": 12,
-    "grid.color": "#edf0f2",
+    "grid.color": "#8a919933",
     "xtick.color": _INK,
     "ytick.color": _INK,
     "legend.frameon": False,
@@ -59,7 +62,7 @@ class Chart:
         """As a file; its ending chooses the kind: .svg, .png or .pdf."""
         target = Path(path)
         with _style():
-            self._figure.savefig(target, dpi=160)
+            self._figure.savefig(target, dpi=160, facecolor="white")
         return target
 
     @cached_property
@@ -82,6 +85,14 @@ class Chart:
         with _style():
             self._figure.savefig(text, format="svg", metadata={"Date": None})
         return text.getvalue()
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """For a notebook that somebody else ran: there JupyterLab shows no SVG. And how large it is on the screen."""
+        picture = io.BytesIO()
+        with _style():
+            self._figure.savefig(picture, format="png", dpi=160)
+        width, height = self._figure.get_size_inches()
+        return picture.getvalue(), {"width": round(width * 72), "height": round(height * 72)}
 
     def __repr__(self) -> str:
         return f"<chart: {self.title}>"

@@ -12,6 +12,7 @@ import pandas as pd
 from models.errors import BadInput
 from models.ids import to_datetime, to_us
 from models.prices import credits_text
+from ops.shown_frames import Table
 
 # Kinds of columns: pandas' own names, MOMENT (from microseconds), EXACT (Decimal or lists, kept as Python objects).
 MOMENT, EXACT = "datetime64[us, UTC]", "object"
@@ -20,7 +21,7 @@ MOMENT, EXACT = "datetime64[us, UTC]", "object"
 def frame(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
     """A frame with exactly `columns` (name → kind), in their order."""
     listed = list(rows)
-    return pd.DataFrame({name: _column([row[name] for row in listed], kind) for name, kind in columns.items()})
+    return Table({name: _column([row[name] for row in listed], kind) for name, kind in columns.items()})
 
 
 def _column(values: list[Any], kind: str) -> pd.Series[Any]:

@@ -88,8 +88,9 @@ class Prices(Drawer):
     ) -> Proposal:
         """The price in force, dearer or cheaper as a whole: `change` is "+5%" or "-2.5%", of every meter, tier and window.
 
-        With `replaces`, the price_version that is changed, the same change said twice is one change. Each rate is rounded to
-        the nearest fifth decimal. Raises BadInput for a model that has no price yet, or not that version.
+        To look at, the price_version that is changed need not be named; to publish it must be, in `replaces`: so the same
+        change said twice is one change. Each rate is rounded to the nearest fifth decimal. Raises BadInput for a model that
+        has no price yet, or not that version.
         """
         effective_us = moment_us(effective_from, field="effective_from")
         if replaces is None:
@@ -100,7 +101,8 @@ class Prices(Drawer):
         if old is None:
             which = "price" if replaces is None else f"price version {replaces}"
             raise BadInput(f"model: {model} has no {which} to change; see desk.catalog.prices()", field="model")
-        return Proposal(self, self._read(draw_up, model, changed(old, change), effective_us))
+        draft = self._read(draw_up, model, changed(old, change), effective_us)
+        return Proposal(self, draft, to_name=old.id if replaces is None else None)
 
     def import_prices(self, source: Source, *, effective_from: datetime | str | None = None) -> PriceList:
         """A price list to look at before it is published: a CSV or XLSX file, or a frame; nothing changes yet.

@@ -71,9 +71,11 @@ async def draw_up(database: Database, model: str, price: PriceVersion, effective
 class Proposal:
     """A price that is not published yet. Shown in a notebook it lists old, new, percent, margin, and who is affected."""
 
-    def __init__(self, catalog: Prices, draft: Draft) -> None:
+    def __init__(self, catalog: Prices, draft: Draft, *, to_name: int | None = None) -> None:
+        """`to_name` is the version that has to be named before this, a change of it, is published."""
         self._catalog = catalog
         self._draft = draft
+        self._to_name = to_name
         self._published: PriceVersion | None = None
         self.lines = compare(draft.old, draft.price, draft.routes)
         self.warnings = [*below_cost(draft.price, draft.routes), *jumps(self.lines)]
@@ -89,6 +91,12 @@ class Proposal:
         A price that is in force already is not published anew. Raises Conflict when another price of the model was published,
         cancelled, or took effect since the proposal was made.
         """
+        if self._to_name is not None:
+            raise BadInput(
+                f"replaces: name the price_version that is changed, replaces={self._to_name}, and propose it again;"
+                " so it cannot be changed twice by accident. Nothing was published",
+                field="replaces",
+            )
         if self._published is None:
             self._published = publish_together(self._catalog, [self], reason, accept_warnings)[0]
         return self._published

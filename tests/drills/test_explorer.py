@@ -4,14 +4,12 @@ beside a busy ledger, sums are those of the records, and whatever a customer ask
 
 from __future__ import annotations
 
-import asyncio
 import itertools
+import shutil
 import sqlite3
 import statistics
 import time
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 import psutil
 import pytest
@@ -24,10 +22,7 @@ from models.schema import migrate
 from models.spend import overview, spend_by, spend_per_key, total
 from models.usage import UsageFilter
 from tests.large import REQUESTS, served
-from tests.stores import Sql
 
-RECORDS_ON_SQLITE = 1_000_000
-PIECE = 50_000
 KEYS = 20
 PAGE_WITHIN_S = 1.0
 OVERVIEW_WITHIN_S = 0.3
@@ -61,41 +56,27 @@ async def test_an_export_of_all_records_takes_the_memory_of_a_page(large: Databa
     assert most < EXPORT_MIB * 2**20
 
 
-async def test_all_that_on_sqlite(filled: str, tmp_path: Path) -> None:
-    url = parse_url(f"sqlite://{tmp_path}/gateway.db")
-    await migrate(url)
-    account = await asyncio.to_thread(copy_to_sqlite, filled, tmp_path / "gateway.db")
+async def test_all_that_on_sqlite(filled_sqlite: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    url = parse_url(f"sqlite://{path}")
+    shutil.copy(filled_sqlite, path)
+    account = give_most_to_one_account(path)
     await migrate(url)
     async with open_database(url) as database:
         await roll_up_and_compare(database)
         await ask_everything(database, [account, account + 1])
 
 
-def copy_to_sqlite(postgres: str, path: Path) -> int:
-    """Usage records and what they name. Nine of ten become those of one account with twenty keys; returns its id."""
-    with Sql(postgres) as source, sqlite3.connect(path) as target:
-        for table in ("account", "provider", "model", "route", "price", "hold", "api_key"):
-            # Of holds, those of the newest requests: a receipt needs one.
-            some = {"account": "WHERE id > 1000", "hold": "ORDER BY request_id DESC LIMIT 10000"}.get(table, "")
-            store(target, table, source.rows(f'SELECT * FROM "{table}" {some}'))
-        heavy, light = source.rows("SELECT MIN(account_id), MIN(account_id) + 1 FROM api_key")[0]
-        # Whatever becomes of this file, it is made again; and an index is made faster than it is kept.
-        target.executescript("PRAGMA synchronous = OFF; DROP INDEX usage_of_account")
-        last = lowest_id(0)
-        for _ in range(RECORDS_ON_SQLITE // PIECE):
-            rows = source.rows(f"SELECT * FROM usage WHERE request_id > ? ORDER BY request_id LIMIT {PIECE}", last)
-            last = rows[-1][0]
-            store(
-                target,
-                "usage",
-                [(*row[:2], light if row[2] == heavy else heavy, row[3] % KEYS + 1, *row[4:]) for row in rows],
-            )
-    return int(heavy)
-
-
-def store(target: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
-    values = [tuple(str(value) if isinstance(value, UUID) else value for value in row) for row in rows]
-    target.executemany(f'INSERT INTO "{table}" VALUES ({", ".join("?" * len(rows[0]))})', values)
+def give_most_to_one_account(path: Path) -> int:
+    """Nine of ten records become those of one account with twenty keys, the others those of the next; returns its id."""
+    with sqlite3.connect(path) as database:
+        # An index is made faster than it is kept.
+        database.executescript("PRAGMA synchronous = OFF; DROP INDEX usage_of_account")
+        heavy = int(database.execute("SELECT MIN(account_id) FROM api_key").fetchone()[0])
+        database.execute(
+            f"UPDATE usage SET account_id = {heavy} + (account_id = {heavy}), key_id = key_id % {KEYS} + 1"
+        )
+    return heavy
 
 
 async def roll_up_and_compare(database: Database) -> None:

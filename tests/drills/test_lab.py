@@ -147,7 +147,7 @@ def test_a_price_published_in_the_lab_is_charged_within_a_second(tmp_path: Path)
         assert demo.desk.catalog.prices().set_index("model").loc[MODEL, "price_version"] == before["price_version"]
         rewrite(
             page,
-            ("model = None  # the alias that", f'model = "{MODEL}"  # the alias that'),
+            ("model = None  # the alias whose", f'model = "{MODEL}"  # the alias whose'),
             ('change = "-5%"', 'change = "+10%"'),
             ("replaces = None", f"replaces = {before['price_version']}"),
             ("publish = False", "publish = True"),

@@ -57,6 +57,9 @@ def test_the_same_change_of_the_same_version_is_once(desk: ops.Desk) -> None:
         desk.catalog.propose_change("small-chat", "+10%", replaces=first).publish(reason="dearer")
     prices = desk.catalog.prices(history=True)
     assert prices["input_usd"].tolist() == [Decimal("0.27"), Decimal("0.297")]
+    with pytest.raises(BadInput, match="replaces=2, and propose it again"):
+        desk.catalog.propose_change("small-chat", "+10%").publish(reason="dearer")
+    assert len(desk.catalog.prices(history=True)) == 2
     with pytest.raises(BadInput, match="no price version 999"):
         desk.catalog.propose_change("small-chat", "+10%", replaces=999)
 
