@@ -345,7 +345,7 @@ def test_from_a_key_to_the_export_by_keyboard_alone(rig: Rig, browser: Browser, 
         page.goto("/keys")
         press_until(page, "Create a key", "Enter")
         page.wait_for_url("**/keys/new")
-        press_until(page, "Name", None)
+        expect(page.get_by_label("Name")).to_be_focused()
         page.keyboard.type("by keyboard")
         press_until(page, "Search models", None)
         page.keyboard.type(alias)
