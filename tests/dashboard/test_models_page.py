@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, expect
 
 from models.prices import credits_text
-from tests.dashboard.browsers import PHONE, accessibility_faults, sign_up, window
+from tests.dashboard.browsers import sign_up, window
 from tests.dashboard.visitor import Visitor
 from tests.rig import Price, Rig
 
@@ -96,16 +94,12 @@ async def test_a_search_is_text(ada: Visitor) -> None:
     assert "No model matches" in page.text
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_list_is_searched_while_one_types_and_is_accessible(rig: Rig, browser: Browser, scheme: Any) -> None:
+def test_the_list_is_searched_while_one_types(rig: Rig, browser: Browser) -> None:
     alias, other = rig.alias(EXACT), rig.alias(EXACT)
-    screen = {"viewport": PHONE} if scheme == "dark" else {}
-    with window(browser, rig, sign_up(rig), color_scheme=scheme, permissions=["clipboard-read"], **screen) as page:
+    with window(browser, rig, sign_up(rig), permissions=["clipboard-read"]) as page:
         page.goto("/models")
         expect(page.get_by_text(other, exact=True)).to_be_visible()
         page.get_by_label("Search", exact=True).press_sequentially(alias)
         expect(page.get_by_text(other, exact=True)).to_have_count(0)
         page.get_by_role("button", name=f"Copy {alias}", exact=True).click()
         assert page.evaluate("() => navigator.clipboard.readText()") == alias
-        assert accessibility_faults(page) == []
-        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
