@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from sanic.response import HTTPResponse
 
 from gateway.dashboard.pages import Pages, said, too_many
-from gateway.dashboard.site import amount_text
+from gateway.dashboard.site import aligner
 from gateway.dashboard.visits import Visit
 from models.errors import BadInput, LedgerUnavailable, LimitExceeded
 from models.records import Account, Voucher
@@ -46,17 +45,6 @@ _DONE = {
 def kind_text(kind: str) -> str:
     """A transfer's kind in friendly words."""
     return KINDS.get(kind) or kind.replace("-", " ").replace("_", " ").capitalize()
-
-
-def aligner(amounts: Iterable[int]) -> Callable[[int], str]:
-    """Writes exact credits with as many decimals as the longest of these needs, so that a column is read down its points."""
-    places = max((len(amount_text(nano).partition(".")[2]) for nano in amounts), default=0)
-
-    def text(nano: int) -> str:
-        whole, _, rest = amount_text(nano).partition(".")
-        return f"{whole}.{rest.ljust(places, '0')}" if places else whole
-
-    return text
 
 
 @pages.page("/billing")

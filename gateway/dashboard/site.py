@@ -8,6 +8,7 @@ import hashlib
 import mimetypes
 import os
 import sys
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,10 @@ class Site:
             lstrip_blocks=True,
         )
         environment.globals.update(
-            brand=self.settings.brand, asset=lambda name: self.assets[name].address, signup=self.settings.signup
+            brand=self.settings.brand,
+            asset=lambda name: self.assets[name].address,
+            signup=self.settings.signup,
+            aligner=aligner,
         )
         environment.filters.update(
             credits=amount_text,
@@ -123,6 +127,17 @@ def amount_text(nano: int) -> str:
     """Exact credits for people, thousands set apart: "1,234.5"; files and scripts take `credits_text`."""
     whole, point, rest = credits_text(abs(nano)).partition(".")
     return f"{'-' if nano < 0 else ''}{int(whole):,}{point}{rest}"
+
+
+def aligner(amounts: Iterable[int]) -> Callable[[int], str]:
+    """Writes exact credits with as many decimals as the longest of these needs, so that a column is read down its points."""
+    places = max((len(amount_text(nano).partition(".")[2]) for nano in amounts), default=0)
+
+    def text(nano: int) -> str:
+        whole, _, rest = amount_text(nano).partition(".")
+        return f"{whole}.{rest.ljust(places, '0')}" if places else whole
+
+    return text
 
 
 def usd_text(nano: int) -> str:

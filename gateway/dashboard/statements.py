@@ -7,8 +7,9 @@ from typing import Any
 
 from sanic.response import HTTPResponse
 
-from gateway.dashboard.billing import aligner, kind_text
+from gateway.dashboard.billing import kind_text
 from gateway.dashboard.pages import Pages
+from gateway.dashboard.site import aligner
 from gateway.dashboard.visits import Visit
 from models.errors import BadInput, NotFound
 from models.ids import to_datetime

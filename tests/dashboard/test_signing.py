@@ -135,16 +135,3 @@ def test_what_was_typed_outlives_the_session(rig: Rig, browser: Browser) -> None
         expect(page.locator("#secret")).to_contain_text("sk-")
     listed = rig.desk.keys.list(person.email)
     assert (listed["name"].tolist(), listed["models"].tolist()) == (['laptop & "desk"'], [sorted([alias, other])])
-
-
-def test_the_sign_in_page_is_accessible(rig: Rig, browser: Browser) -> None:
-    with window(browser, rig) as page:
-        page.goto("/")
-        assert accessibility_faults(page) == []
-
-
-def test_the_first_page_is_accessible(rig: Rig, browser: Browser) -> None:
-    with window(browser, rig, sign_up(rig)) as page:
-        page.goto("/")
-        assert page.inner_text("h1") == "Overview"
-        assert accessibility_faults(page) == []

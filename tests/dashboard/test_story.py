@@ -7,22 +7,34 @@ import io
 import time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import openai
+import pytest
 from playwright.sync_api import Browser, expect
 
 from models.prices import credits_text
-from tests.dashboard.browsers import run, window
+from tests.dashboard.browsers import PHONE, run, window
 from tests.dashboard.visitor import PASSWORD
 from tests.rig import Rig, client
 
 
-def test_from_signing_up_to_the_export_of_what_was_spent(rig: Rig, browser: Browser) -> None:
+@pytest.mark.parametrize(
+    ("name", "look"),
+    [
+        ("desk", {}),
+        pytest.param("phone", {"viewport": PHONE, "color_scheme": "dark", "has_touch": True}, marks=pytest.mark.drill),
+    ],
+)
+def test_from_signing_up_to_the_export_of_what_was_spent(
+    rig: Rig, browser: Browser, name: str, look: dict[str, Any]
+) -> None:
     alias = rig.alias("sim:words=7")
-    batch = rig.desk.vouchers.make("story", credits="25", count=1, reason="test")
+    batch = rig.desk.vouchers.make(f"story-{name}", credits="25", count=1, reason="test")
     code = batch.to_frame()["code"].iloc[0]
-    email = "story@example.com"
-    with window(browser, rig, permissions=["clipboard-read", "clipboard-write"], accept_downloads=True) as page:
+    email = f"story-{name}@example.com"
+    clipboard = ["clipboard-read", "clipboard-write"]
+    with window(browser, rig, permissions=clipboard, accept_downloads=True, **look) as page:
         page.goto("/signup")
         page.get_by_label("E-mail").fill(email)
         page.get_by_label("Password").fill(PASSWORD)

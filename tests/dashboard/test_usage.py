@@ -236,7 +236,7 @@ def test_a_charge_appears_by_itself_within_five_seconds(rig: Rig, browser: Brows
         assert answer.headers["x-credits-charged"] in page.inner_text("#live")
         # The next call is in the chart and its numbers as well as in the figures.
         run(rig.chat(key, alias))
-        page.get_by_text("The same as numbers").click()
+        page.get_by_text("Show the numbers").click()
         twice = str(2 * Decimal(answer.headers["x-credits-charged"]))
         expect(page.locator("#spend-numbers")).to_contain_text(twice, timeout=5_000)
         expect(page.locator("#spend canvas")).to_have_count(1)

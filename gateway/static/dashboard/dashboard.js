@@ -102,11 +102,16 @@
     const options = {
       width: place.clientWidth,
       height: place.clientHeight,
+      padding: [8, 8, 0, 0],
       legend: { show: false },
-      cursor: { drag: { x: false, y: false }, points: { show: false } },
+      cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       scales: { x: { time: true, range: (_, low, high) => [low - 43200, high + 43200] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
-      axes: [{ ...axis, grid: { show: false }, values: (_, moments) => moments.map(dayText) }, { ...axis, size: 64 }],
+      axes: [
+        { ...axis, size: 30, grid: { show: false }, values: (_, moments) => moments.map(dayText) },
+        // As wide as its longest number, so that the chart begins where its title does.
+        { ...axis, size: (_, texts) => 16 + 7.5 * Math.max(1, ...(texts || []).map((text) => text.length)) },
+      ],
       series: [{}, ...order.map((i) => ({
         label: names[i], fill: COLOURS[i % COLOURS.length], width: 0, points: { show: false },
         paths: uPlot.paths.bars({ size: [0.72, 40], align: 0 }),

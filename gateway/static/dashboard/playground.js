@@ -100,7 +100,7 @@
     const price = prices.get(fields.model.value)?.pricing;
     const perMillion = (usd) => credits(scaled(usd, USD_DIGITS) * 1000000n);
     get("rates").textContent = price
-      ? `${perMillion(price.prompt)} credits per million tokens in, ${perMillion(price.completion)} out`
+      ? `Credits per million tokens: ${perMillion(price.prompt)} in, ${perMillion(price.completion)} out`
       : "";
   };
 
