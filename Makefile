@@ -28,15 +28,18 @@ run: $(PRODUCT) ## Start the demo on http://127.0.0.1:8000 (PORT=8001 elsewhere)
 
 .PHONY: test
 test: check ## Lint, types and import contract, then every test but the drills
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest $(BESIDE) $(ARGS)
+
+# Two at a time, and each long enough for a noisy machine.
+DRILL = $(BIN)/python -m pytest --timeout 1200 --durations 10 $(ARGS)
+BESIDE := -n 2 --dist loadfile
 
 .PHONY: drills
 drills: $(TOOLS) ## Run the long tests, and all faults on PostgreSQL and Redis with two workers
-	@$(BIN)/python -m pytest tests/drills -m drill --timeout 1200 --durations 10 $(ARGS)
-	@$(BIN)/python -m pytest tests --ignore tests/drills -m drill -n 2 --dist loadfile --timeout 300 --durations 10 $(ARGS)
-	@TEST_RIG=cluster $(BIN)/python -m pytest tests/faults tests/clients -n 2 --dist loadfile --timeout 300 --durations 10 $(ARGS)
-	@TEST_RIG=cluster $(BIN)/python -m pytest tests/drills/test_kills.py tests/drills/test_outages.py tests/drills/test_chaos.py \
-		-m drill --timeout 1200 $(ARGS)
+	@$(DRILL) tests -m "drill and alone"
+	@$(DRILL) tests -m "drill and not alone" $(BESIDE)
+	@TEST_RIG=cluster $(DRILL) tests/faults tests/clients $(BESIDE)
+	@TEST_RIG=cluster $(DRILL) tests/drills/test_kills.py tests/drills/test_outages.py tests/drills/test_chaos.py -m drill $(BESIDE)
 
 .PHONY: chaos
 chaos: $(TOOLS) ## Break five hundred things under load (CHAOS_FAULTS=… others, CHAOS_SEED=… the same), and check the books

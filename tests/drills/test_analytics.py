@@ -11,7 +11,7 @@ import pytest
 from tests.large import REQUESTS
 from tests.rig import ROOT
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.alone]
 
 REPORT_S, MOST_MIB = 10, 1_024
 _REPORT = """

@@ -29,7 +29,7 @@ OVERVIEW_WITHIN_S = 0.3
 # Beside it others are settled: on SQLite each of them waits for the disk, and for the one writer at a time.
 PAUSE_WITHIN_S = 1.0
 EXPORT_MIB = 64
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(3_600)]
+pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(3_600)]
 
 
 async def test_days_are_rolled_up_beside_a_busy_ledger_and_are_the_sums_of_their_records(large: Database) -> None:

@@ -24,7 +24,7 @@ from tests.stores import Sql
 
 # A month of the large database; with LONG=1 a million lines in one month, for which XLSX alone takes minutes.
 LINES, MOST_MIB = (1_000_000, 1_024) if LONG else (REQUESTS // 14, 400)
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(3_600)]
+pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(3_600)]
 
 # In a process of its own, so that its peak of memory is the export's. Not `ru_maxrss`: that remembers who started it.
 _EXPORT = """

@@ -27,7 +27,7 @@ from tests.notebooks.sandbox import NOTEBOOKS
 from tests.rig import ROOT
 from tests.servers import free_port
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.alone]
 
 MODEL = "deepseek-chat"
 TOKEN = "the-token-of-the-drill"

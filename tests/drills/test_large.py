@@ -46,7 +46,7 @@ windowed-chat,,16:30,00:30,0.4,,2
 """
 # Writers stand behind a drop for at most its short wait for the lock (see models/altering.py), on a busy machine.
 PAUSE_WITHIN_S = 2.0
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(3_600)]
+pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(3_600)]
 
 
 class Done(NamedTuple):

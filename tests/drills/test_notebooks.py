@@ -14,7 +14,7 @@ from tests.notebooks.sandbox import environment
 from tests.notebooks.tidy import notebooks
 from tests.rig import ROOT, close_desks
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(900)]
 WITHIN_S = 60
 
 
