@@ -4,7 +4,7 @@ Nothing that a customer or a provider wrote stands in them, nor any secret: requ
 exception by its kind and the places in our code, and words only where they are the system's or the database's own.
 
 What happens seldom is written at once. The lines of requests are gathered for a moment and written by a thread, which costs
-a request a tuple, and lets nobody wait for whoever reads our stderr; what a reader does not take in time is left out, and said.
+a request microseconds; whoever reads our stderr keeps nobody waiting, and what is not read in time is left out, and said so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import sqlite3
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, MutableMapping
@@ -22,6 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+import msgspec
 import orjson
 import structlog
 
@@ -35,12 +35,8 @@ if TYPE_CHECKING:
 _GATHERED_S = 0.1
 _MOST_WAITING = 20_000
 _CLOSED_WITHIN_S = 2.0
-_FIELDS = (
-    *("request_id", "model", "route", "status", "outcome", "error", "stream", "attempts", "account_id", "key_id"),
-    *("first_byte_ms", "duration_ms", "added_ms", "fresh_tokens", "cached_tokens", "written_tokens", "output_tokens"),
-    *("credits", "estimated"),
-)
 _OWN_WORDS = (OSError, sqlite3.Error, asyncpg.PostgresError)
+log = structlog.get_logger()
 Render = Callable[[Any, str, MutableMapping[str, Any]], str | bytes]
 
 
@@ -68,32 +64,79 @@ def renderer(settings: Settings) -> Render:
     return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
 
 
-class RequestLog:
-    """One line a request, with what `_FIELDS` names; written within a moment."""
+class Line(msgspec.Struct):
+    """A request that is over: ids and numbers, and no reference to the request itself. In this order, always all of it."""
 
-    def __init__(self, render: Render) -> None:
-        self._render = render
-        self._waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
+    timestamp: str
+    request_id: str
+    status: int
+    outcome: str
+    level: str = "info"
+    event: str = "request"
+    error: str | None = None
+    model: str | None = None
+    route: int | None = None
+    stream: bool | None = None
+    attempts: int = 0
+    account_id: int | None = None
+    key_id: int | None = None
+    first_byte_ms: float = 0
+    duration_ms: float = 0
+    added_ms: float = 0
+    fresh_tokens: int = 0
+    cached_tokens: int = 0
+    written_tokens: int = 0
+    output_tokens: int = 0
+    credits: str = "0"
+    estimated: bool = False
+
+
+class RequestLog:
+    """One line a request, written within a moment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._render = msgspec.json.Encoder().encode if settings.log_format == "json" else _for_people(settings)
+        self._waiting: deque[Line] = deque()
         self._left_out = 0
+        self._second, self._second_text = 0, ""
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
 
     def tell(self, turn: Turn) -> None:
-        """Called when it is over. Ids and numbers only, and no reference to the request itself."""
-        caller, ask, meters = getattr(turn, "caller", None), getattr(turn, "ask", None), turn.meters
-        told = (
-            *(turn.request_id, turn.alias_name, turn.route and turn.route.id, turn.status, turn.outcome, turn.error),
-            *(ask and ask.stream, len(turn.attempts), caller and caller.account_id, caller and caller.key_id),
-            *(turn.first_byte_s, turn.ended_s, turn.ended_s - turn.provider_s),
-            *(meters.fresh, meters.cached, meters.written, meters.output, turn.charged_nano, turn.estimated),
+        """Called when it is over."""
+        meters, ended_s, route = turn.meters, turn.ended_s, turn.route
+        line = Line(
+            self._timestamp(turn.at_us + int(ended_s * SECOND_US)),
+            turn.request_id,
+            turn.status,
+            turn.outcome,
+            error=turn.error or None,
+            model=turn.alias_name,
+            route=None if route is None else route.id,
+            attempts=len(turn.attempts),
+            first_byte_ms=_ms(turn.first_byte_s),
+            duration_ms=_ms(ended_s),
+            added_ms=_ms(ended_s - turn.provider_s),
+            fresh_tokens=meters.fresh,
+            cached_tokens=meters.cached,
+            written_tokens=meters.written,
+            output_tokens=meters.output,
+            credits=credits_text(turn.charged_nano),
+            estimated=turn.estimated,
         )
-        self._put(turn.at_us + int(turn.ended_s * SECOND_US), told)
+        # A request may be refused before either is known.
+        caller, ask = getattr(turn, "caller", None), getattr(turn, "ask", None)
+        if caller is not None:
+            line.account_id, line.key_id = caller.account_id, caller.key_id
+        if ask is not None:
+            line.stream = ask.stream
+        self._put(line)
 
     def tell_error(self, at_us: int, request_id: str, status: int) -> None:
         """Of what came to no endpoint."""
-        self._put(at_us, (request_id, None, None, status, "refused"))
+        self._put(Line(self._timestamp(at_us), request_id, status, "refused"))
 
     def close(self) -> None:
         """Everything is written, unless nobody reads it."""
@@ -101,14 +144,20 @@ class RequestLog:
         self._wake.set()
         self._thread.join(_CLOSED_WITHIN_S)
 
-    def _put(self, at_us: int, told: tuple[Any, ...]) -> None:
+    def _put(self, line: Line) -> None:
         waiting = self._waiting
         if len(waiting) >= _MOST_WAITING:
             self._left_out += 1
             return
-        waiting.append((at_us, told))
+        waiting.append(line)
         if len(waiting) == 1:
             self._wake.set()
+
+    def _timestamp(self, at_us: int) -> str:
+        second, us = divmod(at_us, SECOND_US)
+        if second != self._second:
+            self._second, self._second_text = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second_text}.{us:06d}Z"
 
     # ── its thread ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -119,24 +168,25 @@ class RequestLog:
             self._closing.wait(_GATHERED_S)
             lines = []
             while self._waiting:
-                lines.append(self._line(*self._waiting.popleft()))
+                lines.append(self._render(self._waiting.popleft()))
+            _write(b"".join(line + b"\n" for line in lines))
             if self._left_out:
                 count, self._left_out = self._left_out, 0
-                lines.append(self._rendered(time.time(), "lines of requests were left out", {"count": count}))
-            _write("".join(lines).encode("utf-8", "replace"))
+                log.warning("lines of requests were left out: they are not read in time", count=count)
 
-    def _line(self, at_us: int, told: tuple[Any, ...]) -> str:
-        fields = {name: value for name, value in zip(_FIELDS, told, strict=False) if value is not None and value != ""}
-        if "credits" in fields:
-            fields["credits"] = credits_text(fields["credits"])
-            for name in ("first_byte_ms", "duration_ms", "added_ms"):
-                fields[name] = round(fields[name] * 1000, 1)
-        return self._rendered(at_us / SECOND_US, "request", fields)
 
-    def _rendered(self, at_s: float, event: str, fields: dict[str, Any]) -> str:
-        at = datetime.fromtimestamp(at_s, UTC).isoformat().replace("+00:00", "Z")
-        line = self._render(None, "info", {"timestamp": at, "level": "info", "event": event, **fields})
-        return f"{line}\n"  # type: ignore[str-bytes-safe]
+def _for_people(settings: Settings) -> Callable[[Line], bytes]:
+    render = renderer(settings)
+
+    def line_of(line: Line) -> bytes:
+        told = {name: value for name, value in msgspec.structs.asdict(line).items() if value is not None}
+        return str(render(None, line.level, told)).encode("utf-8", "replace")
+
+    return line_of
+
+
+def _ms(seconds: float) -> float:
+    return int(seconds * 10_000) / 10
 
 
 def _write(text: bytes) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from gateway.logs import RequestLog, renderer
+from gateway.logs import RequestLog
 from gateway.traces import Traces, open_traces
 from models.ids import SECOND_US, now_us
 from models.survey import survey
@@ -33,7 +33,7 @@ class Watch:
         self._traces = open_traces()
         gateway, metrics, billing = self._gateway, self._gateway.metrics, self._gateway.billing
         if gateway.settings.log_requests:
-            self._log = RequestLog(renderer(gateway.settings))
+            self._log = RequestLog(gateway.settings)
         metrics.workers.set(1)
         metrics.workers_wanted.set(gateway.settings.workers)
         metrics.watch(metrics.settlements_waiting, lambda: billing.waiting)

@@ -74,7 +74,7 @@ async def test_refusals_failures_and_leavers_are_told_as_what_they_are(cluster: 
         await rig.post(ada.headers, b"{}", "/v1/nothing"),
     ]
     told = await lines_of(rig, *(answer.headers["x-request-id"] for answer in answers))
-    assert [(line["status"], line["outcome"], line.get("error")) for line in told] == [
+    assert [(line["status"], line["outcome"], line["error"]) for line in told] == [
         (502, "failed", "upstream_unavailable"),
         (400, "refused", "invalid_request"),
         (403, "refused", "model_not_allowed"),
