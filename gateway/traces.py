@@ -57,9 +57,11 @@ class Traces:
     def __init__(self) -> None:
         from opentelemetry.context import Context
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -71,13 +73,26 @@ class Traces:
             def generate_trace_id(self) -> int:
                 return self.trace_id
 
+        class OneResource(Resource):
+            """The exporter looks it up for every span, and would write all of it as JSON for that each time."""
+
+            def __hash__(self) -> int:
+                return id(self)
+
         if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
             os.environ.setdefault("OTEL_SERVICE_NAME", _SERVICE)
         self._ids = Ids()
-        self._provider = TracerProvider(id_generator=self._ids, shutdown_on_exit=False)
+        resource = Resource.create()
+        self._sampler = TracerProvider(shutdown_on_exit=False).sampler
+        self._provider = TracerProvider(
+            # Asked before, with the same result.
+            sampler=ALWAYS_ON,
+            resource=OneResource(resource.attributes, resource.schema_url),
+            id_generator=self._ids,
+            shutdown_on_exit=False,
+        )
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("gateway")
-        self._sampler = self._provider.sampler
         self._none = Context()
         self._extract = TraceContextTextMapPropagator().extract
         self._server, self._client = SpanKind.SERVER, SpanKind.CLIENT
@@ -133,11 +148,10 @@ def _trace_id(parent: Context) -> int:
 
 
 def _of_request(turn: Turn) -> dict[str, Any]:
+    """What goes without saying is left out: most of what a span costs are its attributes."""
     told: dict[str, Any] = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": _SERVICE,
-        "http.request.method": "POST",
-        "http.route": "/v1/chat/completions",
         "http.response.status_code": turn.status,
         "gateway.request_id": turn.request_id,
         "gateway.outcome": turn.outcome,
@@ -147,7 +161,8 @@ def _of_request(turn: Turn) -> dict[str, Any]:
     if not turn.is_unknown:
         told["gen_ai.request.model"] = turn.alias_name
     if ask is not None:
-        told["gen_ai.request.stream"] = ask.stream
+        if ask.stream:
+            told["gen_ai.request.stream"] = True
         if ask.max_tokens is not None:
             told["gen_ai.request.max_tokens"] = ask.max_tokens
         if ask.n != 1:
@@ -155,9 +170,11 @@ def _of_request(turn: Turn) -> dict[str, Any]:
     if meters.total:
         told["gen_ai.usage.input_tokens"] = meters.input
         told["gen_ai.usage.output_tokens"] = meters.output
+    if meters.cached or meters.written:
         told["gen_ai.usage.cache_read.input_tokens"] = meters.cached
         told["gen_ai.usage.cache_creation.input_tokens"] = meters.written
-        told["gateway.estimated"] = turn.estimated
+    if turn.estimated:
+        told["gateway.estimated"] = True
     if turn.first_byte_s:
         told["gen_ai.response.time_to_first_chunk"] = turn.first_byte_s
     if turn.error:
@@ -175,7 +192,7 @@ def _of_attempt(tried: Tried) -> dict[str, Any]:
         "server.port": route.url.port or 0,
         "gateway.route": route.id,
     }
-    if tried.status:
+    if tried.status not in (0, 200):
         told["http.response.status_code"] = tried.status
     if tried.error:
         told["error.type"] = tried.error
