@@ -145,7 +145,7 @@ async def test_no_secret_and_nobodys_words_stand_in_any_log(cluster: Rig) -> Non
     assert CANARY not in logs, [line for line in logs.splitlines() if CANARY in line][:3]
     assert key not in logs
     assert logs.count("an attempt failed") > 5, "the failures themselves are told"
-    assert logs.count("a stream broke") >= 3
+    assert "a stream broke" in logs
 
 
 async def test_people_read_lines_and_not_json(rig: Rig) -> None:
