@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tomllib
-from collections.abc import Sequence
+from asyncio.subprocess import PIPE
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.rig import Customer, Price, Rig
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
+MOST_S = 180
 PINS: dict[str, list[str]] = tomllib.loads((HERE / "pins.toml").read_text())
 MODELS = {
     "says": "sim:words=12",
@@ -101,17 +103,26 @@ class Stage(Shelf):
 
 
 async def perform(
-    command: Sequence[str | Path], folder: Path, *, within_s: float = 120, path: Path | None = None, **environment: str
-) -> Ended:
-    """A program to its end, at home in `folder`, without a screen and without its user's own settings."""
+    command: Sequence[str | Path], folder: Path, *, path: Path | None = None, stdin: str = "",
+    until: Coroutine[Any, Any, None] | None = None, **environment: str,
+) -> Ended:  # fmt: skip
+    """A program to its end, or only until `until` is over; at home in `folder`, without a screen and its user's settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    home = {"HOME": str(folder), "PWD": str(folder), "CI": "true", "NO_COLOR": "1", "TERM": "dumb"}
     searched = f"{path}:{inherited['PATH']}" if path else inherited["PATH"]
-    done = await asyncio.to_thread(
-        subprocess.run, [str(word) for word in command], cwd=folder, capture_output=True, text=True, timeout=within_s,
-        stdin=subprocess.DEVNULL, check=False,
-        env={**inherited, "HOME": str(folder), "CI": "true", "NO_COLOR": "1", "TERM": "dumb", "PATH": searched, **environment},
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), cwd=folder, env={**inherited, **home, "PATH": searched, **environment}, stdin=PIPE, stdout=PIPE,
+        stderr=PIPE, start_new_session=True, limit=2**24,
     )  # fmt: skip
-    return Ended(done.returncode, done.stdout, done.stderr)
+    talk = asyncio.ensure_future(process.communicate(stdin.encode()))
+    enough = asyncio.ensure_future(until or asyncio.sleep(MOST_S))
+    await asyncio.wait({talk, enough}, return_when=asyncio.FIRST_COMPLETED)
+    enough.cancel()
+    if not talk.done():
+        # The group: some are a script that started the program itself.
+        os.killpg(process.pid, signal.SIGKILL)
+    out, err = await talk
+    return Ended(process.returncode or 0, out.decode(), err.decode())
 
 
 # Libraries: the pins and the file of each for Python (the newest official library is among the test tools), file and

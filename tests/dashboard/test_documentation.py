@@ -60,6 +60,14 @@ DEMANDS = [
     ("Cursor", "/docs/cursor", "set-up", "Turn on Override OpenAI Base URL"),
     ("Cursor's key", "/docs/cursor", "set-up", "paste a key that you made in the dashboard"),
     ("Cline", "/docs/cline", "set-up", "choose OpenAI Compatible"),
+    ("Roo Code", "/docs/roo-code", "set-up", "choose OpenAI Compatible"),
+    ("Dify's mode", "/docs/dify", "set-up", "as Completion mode choose Chat"),
+    ("n8n's switch", "/docs/n8n", "set-up", "turn Use Responses API off"),
+    ("LibreChat's switch", "/docs/librechat", "set-up", "Leave Use Responses API"),
+    ("Open WebUI's switch", "/docs/open-webui", "set-up", "API type at chat completions"),
+    ("Continue's switch", "/docs/continue", "", "useResponsesApi: false"),
+    ("what Codex wants", "/docs/codex-and-claude-code", "codex", "speaks only the Responses API"),
+    ("what Claude Code wants", "/docs/codex-and-claude-code", "claude-code", "speaks only the Messages API"),
 ]  # fmt: skip
 
 # What each block that runs here must print. Those that need more than curl and the OpenAI library are run by the drills.
@@ -87,11 +95,16 @@ CONFIGS: dict[str, Any] = {
         for name in ("baseURL", "apiKey", "models")
     ],
     "llm-config": lambda d: [d[0]["api_base"], None, d[0]["model_name"]],
+    "opencode-config": lambda d: [
+        *(d["provider"]["gateway"]["options"][name] for name in ("baseURL", "apiKey")),
+        d["model"].removeprefix("gateway/"),
+    ],
 }
 # What the drills run, by what it needs.
 DRILLED = {
     ("node", "openai"), ("node", "ai"), ("python", "langchain-openai"), ("python", "llama-index-llms-openai-like"),
-    ("python", "litellm"), ("bash", "llm"), ("bash", "aider"),
+    ("python", "litellm"), ("bash", "llm"), ("bash", "aider"), ("bash", "cline"), ("bash", "cn"), ("bash", "opencode"),
+    ("bash", "qwen"),
 }  # fmt: skip
 
 
@@ -271,7 +284,8 @@ async def test_the_files_to_be_saved_hold_the_readers_address_and_model(
     pages = await read_all(visitor)
     found = {snippet.id: snippet for page in pages.values() for snippet in page.snippets}
     for id_, read in CONFIGS.items():
-        assert (found[id_].kind, bool(found[id_].file)) == ("yaml", True)
+        # JSON is read as the YAML that it is.
+        assert (found[id_].kind in ("yaml", "json"), bool(found[id_].file)) == (True, True)
         given = read(yaml.safe_load(found[id_].text))
         wanted = [f"{rig.url}/v1", "YOUR_API_KEY", alias]
         assert [ours for ours, theirs in zip(wanted, given, strict=True) if theirs not in (ours, None)] == [], id_

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests import installs
+from tests.clients.stage import PINS
 from tests.dashboard import snippets as doc
 from tests.dashboard.browsers import PHONE, accessibility_faults, chromium, run, sign_up, window
 from tests.dashboard.snippets import ADDRESSES, DocPage, Snippet, key_of, read_all
@@ -70,6 +72,20 @@ async def test_llm_runs_as_documented(reading: Reading, tmp_path: Path) -> None:
     said = await reading.run(
         "ask-with-llm", *doc.bash(), folder=tmp_path, LLM_USER_PATH=str(tmp_path), PATH=f"{programs}:/usr/bin:/bin"
     )
+    assert SAID in said
+
+
+@pytest.mark.parametrize(
+    ("config", "block"),
+    [("", "ask-with-cline"), ("continue-config", "ask-with-continue"), ("opencode-config", "ask-with-opencode"),
+     ("", "ask-with-qwen-code")],
+)  # fmt: skip
+async def test_agents_run_as_documented(reading: Reading, tmp_path: Path, config: str, block: str) -> None:
+    programs = installs.node_folder(*PINS["command_lines"]) / "node_modules/.bin"
+    if config:
+        reading.save(config, tmp_path)
+    path = f"{programs}:{os.environ['PATH']}"
+    said = await reading.run(block, *doc.bash(), folder=tmp_path, HOME=str(tmp_path), PWD=str(tmp_path), PATH=path)
     assert SAID in said
 
 

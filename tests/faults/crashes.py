@@ -31,12 +31,14 @@ class Client:
     whole: list[str] = field(default_factory=list)
     refused: list[tuple[int, float]] = field(default_factory=list)
 
-    async def call(self, session: aiohttp.ClientSession, alias: str, *, stream: bool, url: str | None = None) -> None:
+    async def call(
+        self, session: aiohttp.ClientSession, alias: str, *, stream: bool, url: str | None = None, **fields: Any
+    ) -> None:
         """One answer, whole or not; a server that is gone is no fault here. `url` is of another server than the rig's."""
         headers = {**self.customer.headers, "Content-Type": "application/json"}
         began = time.monotonic()
         with contextlib.suppress(*GONE):
-            body = chat_body(alias, stream=stream, max_tokens=100)
+            body = chat_body(alias, stream=stream, max_tokens=100, **fields)
             async with session.post((url or self.rig.url) + CHAT, data=body, headers=headers) as response:
                 said = await response.read()
                 if response.status != 200:
