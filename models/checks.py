@@ -17,6 +17,8 @@ def check_text(
 ) -> str:
     """`value` without spaces around it. Raises BadInput for other types, wrong lengths and control characters, and does not
     repeat a secret."""
+    if value is None:
+        raise BadInput(f"{field}: is missing", field=field)
     if not isinstance(value, str):
         raise BadInput(f"{field}: must be text, not {type(value).__name__}", field=field)
     text = value.strip() if spaces else value
@@ -57,6 +59,10 @@ def check_choice(value: object, *, field: str, choices: Iterable[str]) -> str:
 
 def check_grant_key(value: object) -> str:
     """The name under which an operator moves credits once. Raises BadInput for names that are made by ourselves."""
+    if value is None:
+        raise BadInput(
+            "grant_key: is missing; name this gift, for example by an invoice: a name counts once", field="grant_key"
+        )
     key = check_text(value, field="grant_key", most=200)
     if key.startswith(RESERVED_KEYS):
         raise BadInput(f"grant_key: {', '.join(RESERVED_KEYS)} begin keys of ours; choose another", field="grant_key")
@@ -65,4 +71,6 @@ def check_grant_key(value: object) -> str:
 
 def check_reason(value: object) -> str:
     """The reason that an auditor will read. Raises BadInput when it is empty."""
+    if value is None or value == "":
+        raise BadInput("reason: is missing; say why, for whoever reads the books later", field="reason")
     return check_text(value, field="reason", most=2_000, lines=True)

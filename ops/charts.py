@@ -92,7 +92,7 @@ class Chart:
         with _style():
             self._figure.savefig(picture, format="png", dpi=160)
         width, height = self._figure.get_size_inches()
-        return picture.getvalue(), {"width": round(width * 72), "height": round(height * 72)}
+        return picture.getvalue(), {"width": round(width * 96), "height": round(height * 96)}
 
     def __repr__(self) -> str:
         return f"<chart: {self.title}>"
@@ -114,7 +114,7 @@ def spend(usage: pd.DataFrame, title: str = "Credits by day") -> Chart:
             bottom += wide[name]
         axes.grid(axis="x", visible=False)
         axes.set_ylabel("credits")
-        _dates(axes)
+        _dates(axes, wide.index)
         if other is not None:
             _legend(axes)
 
@@ -155,7 +155,7 @@ def latency(percentiles: pd.DataFrame, title: str = "Time to the last byte") -> 
             axes.plot(list(percentiles[name]), values, color=color, linewidth=2, label=f"p{percent}")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("seconds")
-        _dates(axes)
+        _dates(axes, percentiles[name])
         _legend(axes)
 
     def by_group(axes: Axes) -> None:
@@ -190,7 +190,7 @@ def errors(usage: pd.DataFrame, title: str = "Requests that failed, per cent") -
             )
         axes.set_ylim(bottom=0)
         axes.set_ylabel("%")
-        _dates(axes)
+        _dates(axes, usage[when])
 
     return Chart(title, draw, usage, height=2.6)
 
@@ -288,10 +288,13 @@ def _legend(axes: Axes) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, borderaxespad=0.2)
 
 
-def _dates(axes: Axes) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+def _dates(axes: Axes, moments: pd.Series | pd.Index) -> None:
+    """An axis of time; of a week at least, so that a first day is one bar of it."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     locator = AutoDateLocator(maxticks=9)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.margins(x=0.01)
+    if str(moments.name) == "day" and max(moments) - min(moments) < pd.Timedelta(days=6):
+        axes.set_xlim(date2num(max(moments)) - 6.5, date2num(max(moments)) + 0.5)

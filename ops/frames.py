@@ -57,4 +57,7 @@ def _parsed(text: str, field: str) -> date:
     try:
         return date.fromisoformat(text) if len(text) <= len("2026-11-01") else datetime.fromisoformat(text)
     except ValueError:
-        raise BadInput(f"{field}: {text!r} is not an ISO moment like 2026-11-01T00:00:00+00:00", field=field) from None
+        raise BadInput(
+            f"{field}: {text!r} is neither a date like 2026-11-01 nor a moment like 2026-11-01T00:00:00+00:00",
+            field=field,
+        ) from None

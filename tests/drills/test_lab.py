@@ -150,6 +150,7 @@ def test_a_price_published_in_the_lab_is_charged_within_a_second(tmp_path: Path)
             ("model = None  # the alias whose", f'model = "{MODEL}"  # the alias whose'),
             ('change = "-5%"', 'change = "+10%"'),
             ("replaces = None", f"replaces = {before['price_version']}"),
+            ("reason = None", 'reason = "costs rose"'),
             ("publish = False", "publish = True"),
         )
         page.evaluate(f"() => {_SHELL}.content.model.sharedModel.cells.forEach(c => {{ c.execution_count = null }})")

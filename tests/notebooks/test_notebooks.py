@@ -78,6 +78,13 @@ def test_what_must_not_be_committed_is_named(source: str, output: str | None, sa
     assert any(said in fault for fault in found), found
 
 
+@pytest.mark.parametrize("source", ["a, b = 1, 2", "since = today()", "days = 1; print(days)", "days = dict(a=1)"])
+def test_what_a_schedule_could_not_set_is_named(source: str) -> None:
+    cell = nbformat.v4.new_code_cell(f"days = 1\n{source}", metadata={"tags": ["parameters"]})
+    (found,) = faults(tidied(nbformat.v4.new_notebook(cells=[cell])))
+    assert found == "cell 0: parameters are lines of a name and a plain value each, so that a schedule can set them"
+
+
 def test_a_run_of_somebody_else_is_stripped_and_nothing_more() -> None:
     committed = nbformat.read(FIRST_PRICES, 4)
     ran = copy.deepcopy(committed)
@@ -95,7 +102,7 @@ def test_a_new_member_of_staff_adds_a_model_with_a_price_and_twice_is_once(share
     told = {"new_model": "new-chat", "publish": True, "reason": "customers asked for it"}
     with environment({**sample_copy(shared, tmp_path), "PROVIDER_API_KEY": "given-by-the-provider"}):
         runs = [ops.run_notebook(FIRST_PRICES, told, folder=tmp_path / "runs") for _ in range(2)]
-        change = {"model": "night-chat", "change": "-5%", "replaces": 5, "publish": True}
+        change = {"model": "night-chat", "change": "-5%", "replaces": 5, "publish": True, "reason": "as agreed"}
         runs += [ops.run_notebook(FIRST_PRICES, change, folder=tmp_path / "runs") for _ in range(2)]
         assert [run.error for run in runs] == [""] * 4
         with ops.connect() as desk:

@@ -7,6 +7,7 @@ stores the outputs of their compared cells.
 from __future__ import annotations
 
 import argparse
+import ast
 import copy
 import re
 import sys
@@ -71,6 +72,10 @@ def faults(notebook: Any) -> list[str]:
     if not any("parameters" in cell.metadata.get("tags", ()) for cell in notebook.cells):
         found.append("has no cell with the tag `parameters`")
     for number, cell in enumerate(notebook.cells):
+        if "parameters" in cell.metadata.get("tags", ()) and not _can_be_set(cell.source):
+            found.append(
+                f"cell {number}: parameters are lines of a name and a plain value each, so that a schedule can set them"
+            )
         if is_compared(cell) and not cell.outputs:
             found.append(f"cell {number}: is compared and has no output; store it with: make notebooks")
         text = nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
@@ -80,6 +85,13 @@ def faults(notebook: Any) -> list[str]:
             }
             found += sorted(wrong - set(found))
     return found
+
+
+def _can_be_set(parameters: str) -> bool:
+    return all(
+        isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name) and isinstance(line.value, ast.Constant)
+        for line in ast.parse(parameters).body
+    )
 
 
 def run(path: Path, shared: Path) -> Any:

@@ -35,6 +35,8 @@ def test_every_chart_is_drawn_of_usage_and_of_none(desk: ops.Desk, address: str,
     assert all(text.lstrip().startswith("<?xml") for text in (*empty, *drawn))
     assert all(full != none for full, none in zip(drawn, empty, strict=True))
     assert [chart._repr_svg_() for chart in every(desk)] == drawn
+    picture, size = every(desk)[0]._repr_png_()
+    assert (picture[:4], size) == (b"\x89PNG", {"width": 912, "height": 326})
     assert repr(every(desk)[0]) == "<chart: Credits by day>"
     assert every(desk)[0].save(tmp_path / "spend.png").read_bytes().startswith(b"\x89PNG")
 
