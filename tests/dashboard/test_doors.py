@@ -30,6 +30,11 @@ async def guest(guarded: Rig) -> AsyncIterator[Visitor]:
         yield visitor
 
 
+async def test_a_new_server_has_no_login_and_no_key_of_its_own(guarded: Rig) -> None:
+    """First of all here: nobody has signed up yet."""
+    assert [guarded.sql(f'SELECT * FROM "{table}"') for table in ("user", "api_key", "session", "invite")] == [[]] * 4
+
+
 async def test_an_invitation_opens_the_door_once(guarded: Rig, guest: Visitor) -> None:
     made = guarded.desk.accounts.invite()
     page = await guest.get("/signup")
