@@ -17,7 +17,7 @@ from models.ids import now_us
 from models.months import month_of
 from models.prices import credits_text, nano_from_credits
 from models.vouchers import make_vouchers
-from tests.dashboard.browsers import run, sign_up, window
+from tests.dashboard.browsers import sign_up, window
 from tests.dashboard.visitor import Visitor, form_of
 from tests.rig import Customer, Rig
 
@@ -176,20 +176,6 @@ async def test_without_stripe_there_is_no_way_to_pay(rig: Rig, ada: Visitor) -> 
     form = form_of(page.text, "/billing/redeem")
     assert (await ada.post("/billing/topup", {**form, "amount": "25"})).status == 404
     assert (await rig.post({}, b"{}", "/stripe/webhook")).status == 404
-
-
-def test_a_voucher_is_redeemed_by_keyboard_alone(rig: Rig, browser: Browser) -> None:
-    (code,) = run(vouchers(rig))
-    with window(browser, rig, sign_up(rig)) as page:
-        page.goto("/billing")
-        for _ in range(40):
-            page.keyboard.press("Tab")
-            if page.evaluate("document.activeElement.name") == "code":
-                break
-        page.keyboard.type(code)
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/billing?done=redeemed*")
-        assert "+50 credits" in page.inner_text(".notice")
 
 
 def test_paging_with_scripts_shows_the_next_movements_from_their_top(rig: Rig, browser: Browser) -> None:

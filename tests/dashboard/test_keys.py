@@ -338,11 +338,17 @@ def test_a_double_click_without_scripts_makes_one_key_and_shows_it(rig: Rig, bro
         assert page.get_by_role("link", name="twice").count() == 1
 
 
-def test_from_a_key_to_the_export_by_keyboard_alone(rig: Rig, browser: Browser, alias: str) -> None:
+def test_from_a_voucher_to_the_export_by_keyboard_alone(rig: Rig, browser: Browser, alias: str) -> None:
     person, clipboard = sign_up(rig), ["clipboard-read", "clipboard-write"]
-    give(rig, person.email)
+    batch = rig.desk.vouchers.make("keyboard", credits="50", count=1, reason="test")
     with window(browser, rig, person, permissions=clipboard, accept_downloads=True) as page:
-        page.goto("/keys")
+        page.goto("/billing")
+        press_until(page, "Code", None)
+        page.keyboard.type(batch.to_frame()["code"].iloc[0].lower())
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_contain_text("+50 credits")
+        press_until(page, "API keys", "Enter")
+        page.wait_for_url("**/keys")
         press_until(page, "Create a key", "Enter")
         page.wait_for_url("**/keys/new")
         expect(page.get_by_label("Name")).to_be_focused()
