@@ -21,7 +21,7 @@ from tests.rig import Rig, start_rig
 
 pytestmark = pytest.mark.drill
 SAID = "Thank you"
-# Ranges, so that tomorrow's release of a client is met by this drill and not by a customer; major versions by hand.
+# Ranges, so that tomorrow's release of a library is met by this drill and not by a customer; major versions by hand.
 LIBRARIES = ("langchain-openai>=1,<2", "llama-index-llms-openai-like<1", "litellm>=1,<2", "llm<1")
 
 
@@ -90,7 +90,7 @@ async def test_agents_run_as_documented(reading: Reading, tmp_path: Path, config
 
 
 async def test_aider_runs_as_documented(reading: Reading, tmp_path: Path) -> None:
-    programs = installs.python_folder("aider-chat<1") / "venv/bin"
+    programs = installs.python_folder(*PINS["aider"]) / "venv/bin"
     reading.save("aider-config", tmp_path)
     said = await reading.run(
         "try-aider", *doc.bash(), folder=tmp_path, HOME=str(tmp_path), PATH=f"{programs}:/usr/bin:/bin"
