@@ -24,6 +24,7 @@ from tests.stores import Sql
 
 # A month of the large database; with LONG=1 a million lines in one month, for which XLSX alone takes minutes.
 LINES, MOST_MIB = (1_000_000, 1_024) if LONG else (REQUESTS // 14, 400)
+ADDED_UP_WITHIN_S = 5
 pytestmark = [pytest.mark.drill, pytest.mark.alone, pytest.mark.timeout(3_600)]
 
 # In a process of its own, so that its peak of memory is the export's. Not `ru_maxrss`: that remembers who started it.
@@ -79,6 +80,20 @@ def test_a_month_of_many_lines_is_the_ledger_in_little_memory(kind: str, exporte
     verdict = ops.verify_export(path)
     print(f"verified in {time.monotonic() - started:.0f} s")  # noqa: T201
     assert verdict.ok, verdict
+    if kind == "parquet":
+        ten_of_it_are_added_up_in_seconds(path, lines, amount_nano)
+
+
+def ten_of_it_are_added_up_in_seconds(path: Path, lines: int, amount_nano: int) -> None:
+    """Without the database: with LONG=1 ten million lines, by account and model."""
+    for number in range(10):
+        os.link(path, path.with_name(f"copy-{number}.parquet"))
+    started = time.monotonic()
+    sums = ops.archive_sums(path.with_name("copy-*.parquet"), "account", "model")
+    took_s = time.monotonic() - started
+    print(f"{10 * lines:,} lines added up in {took_s:.1f} s")  # noqa: T201
+    assert (sums["lines"].sum(), sums["amount_nano"].sum()) == (10 * lines, 10 * amount_nano)
+    assert took_s < ADDED_UP_WITHIN_S
 
 
 def read(path: Path) -> pd.Series:  # type: ignore[type-arg]
