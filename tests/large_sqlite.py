@@ -9,7 +9,8 @@ from typing import Any
 
 from asyncpg.pgproto.pgproto import UUID
 
-from models.database import migrate, parse_url
+from models.database import parse_url
+from models.schema import migrate
 from models.usage import lowest_id
 from tests.ops.writes import tables
 from tests.stores import Sql
