@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from tests import installs
 from tests.clients.shelf import Shelf
@@ -122,7 +125,16 @@ async def perform(
         # The group: some are a script that started the program itself.
         os.killpg(process.pid, signal.SIGKILL)
     out, err = await talk
+    _end_daemons(folder)
     return Ended(process.returncode or 0, out.decode(), err.decode())
+
+
+def _end_daemons(folder: Path) -> None:
+    """Some programs leave a helper running behind them; it is known by its home."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("HOME") == str(folder):
+                process.kill()
 
 
 # Libraries: the pins and the file of each for Python (the newest official library is among the test tools), file and
