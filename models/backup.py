@@ -90,7 +90,7 @@ def _path_of(url: DatabaseUrl, instead: str) -> Path:
 
 
 def _put_aside(path: Path, aside: str) -> Path | None:
-    """Each of its files; the first of them. A log alone is what a restore left that was killed, and may hold the last commits."""
+    """Where its files are now, by the first of them. A killed restore leaves a log alone, which may hold the last commits."""
     moved: Path | None = None
     for part in _PARTS:
         to = path.with_name(f"{path.name}.{aside}{part}")

@@ -19,7 +19,7 @@ _DEVICE, _LASTING_S = "device", 400 * 86_400
 def remember(visit: Visit, user: User) -> None:
     """This browser has just signed in as this user."""
     device = secrets.token_urlsafe(16)
-    signature = visit.sign("device", _known(device, user.email, user.password_hash))
+    signature = visit.sign("device", _known(device, user))
     visit.cookies.set(_DEVICE, f"{device}.{signature}", lasting_s=_LASTING_S)
 
 
@@ -29,9 +29,8 @@ async def device_of(visit: Visit, email: str) -> str | None:
     if not signature:
         return None
     user = await User.filter(email=email).using_db(visit.database.connection).first()
-    known = _known(device, email, user.password_hash if user else "")
-    return device if user and visit.is_signed("device", known, signature) else None
+    return device if user and visit.is_signed("device", _known(device, user), signature) else None
 
 
-def _known(device: str, email: str, password_hash: str) -> str:
-    return f"{device}.{email}.{hashlib.sha256(password_hash.encode()).hexdigest()}"
+def _known(device: str, user: User) -> str:
+    return f"{device}.{user.email}.{hashlib.sha256((user.password_hash or '').encode()).hexdigest()}"

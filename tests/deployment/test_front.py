@@ -119,7 +119,12 @@ async def test_nor_are_they_where_no_gateway_answers(tmp_path: Path) -> None:
     nobody = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
     with start_front(tmp_path / "nginx-alone", nobody, status=503) as alone:
         async with alone.session() as session:
-            for address in ("/reset/canary-link", f"{alone.url}//reset/canary-link", "/signup?invite=canary-code", "/signin"):
+            for address in (
+                "/reset/canary-link",
+                f"{alone.url}//reset/canary-link",
+                "/signup?invite=canary-code",
+                "/signin",
+            ):
                 async with session.get(address) as response:
                     assert (response.status, response.headers["referrer-policy"]) == (503, "no-referrer")
             async with session.post("/reset/canary-link", data=b" " * (65 * 2**20)) as response:
