@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.database import DatabaseUrl, file_lock, open_database, parse_url
+from models.database import DatabaseUrl, file_lock, open_database
 from models.errors import SetupError
 from models.schema import check_not_newer
 
@@ -32,7 +32,13 @@ def back_up(url: DatabaseUrl, target: Path) -> int:
     if target.exists():
         raise SetupError(f"{target} exists; name a file that does not")
     with _copied(source, target) as draft:
-        draft.rename(target)
+        # A rename would replace what has come to be there in the meantime. Some disks know no second name, though.
+        try:
+            os.link(draft, target)
+        except FileExistsError:
+            raise
+        except OSError:
+            draft.rename(target)
     return target.stat().st_size
 
 
@@ -48,25 +54,30 @@ def restore(url: DatabaseUrl, source: Path, aside: str) -> Path | None:
     if not source.exists():
         raise SetupError(f"there is no back-up at {source}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(path.name + ".lock")
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(file_lock(path.with_name(path.name + ".lock")))
+            held.enter_context(file_lock(lock))
         except BlockingIOError:
             raise SetupError(f"a server is running on {path}; stop it first") from None
         draft = held.enter_context(_copied(source, path))
         # Looked at in the copy: opening the back-up itself would change it.
         asyncio.run(_check(draft, str(source)))
-        kept = _put_aside(path, aside) if path.exists() else None
-        for part in _PARTS:
-            path.with_name(path.name + part).unlink(missing_ok=True)
+        kept = _put_aside(path, aside)
         if kept is not None:
-            _look_like(draft, kept)
+            shutil.copymode(kept, draft)
+        # So that the server may open what root has restored.
+        owner = (kept or path.parent).stat()
+        with contextlib.suppress(PermissionError):
+            for file in (draft, lock):
+                os.chown(file, owner.st_uid, owner.st_gid)
         draft.rename(path)
         return kept
 
 
 async def _check(draft: Path, name: str) -> None:
-    async with open_database(parse_url(f"sqlite://{draft}"), pool=1) as copy:
+    # A path is no URL: it may have a "?" or "%" in it.
+    async with open_database(DatabaseUrl(str(draft), "sqlite", draft), pool=1) as copy:
         if not await copy.rows("SELECT 1 FROM sqlite_master WHERE name = 'tortoise_migrations'"):
             raise SetupError(f"{name} is no database of this program")
         await check_not_newer(copy, name=name)
@@ -78,19 +89,15 @@ def _path_of(url: DatabaseUrl, instead: str) -> Path:
     return url.path
 
 
-def _put_aside(path: Path, aside: str) -> Path:
-    kept = path.with_name(f"{path.name}.{aside}")
+def _put_aside(path: Path, aside: str) -> Path | None:
+    """Where its files are now, by the first of them. A killed restore leaves a log alone, which may hold the last commits."""
+    moved: Path | None = None
     for part in _PARTS:
+        to = path.with_name(f"{path.name}.{aside}{part}")
         with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + part).rename(kept.with_name(kept.name + part))
-    return kept
-
-
-def _look_like(path: Path, other: Path) -> None:
-    """So that the server may open what root has restored."""
-    shutil.copymode(other, path)
-    with contextlib.suppress(PermissionError):
-        os.chown(path, other.stat().st_uid, other.stat().st_gid)
+            path.with_name(path.name + part).rename(to)
+            moved = moved or to
+    return moved
 
 
 @contextlib.contextmanager

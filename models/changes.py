@@ -75,8 +75,10 @@ class OperatorWrite:
         return _rewritten(value, replaced)
 
 
-# The write that this task is in.
-_open: contextvars.ContextVar[OperatorWrite | None] = contextvars.ContextVar("operator_write", default=None)
+# The write that this task is in, and its database.
+_open: contextvars.ContextVar[tuple[Database, OperatorWrite] | None] = contextvars.ContextVar(
+    "operator_write", default=None
+)
 
 
 def audit_hash(row: dict[str, Any]) -> str:
@@ -90,10 +92,15 @@ async def operator_write(database: Database, operator: str) -> AsyncIterator[Ope
 
     On PostgreSQL all of them take one lock until they commit, so change ids become visible in order: a worker that polls
     by id would otherwise miss the row of a slow writer for ever. SQLite's write lock does the same. A write that begins
-    within another joins it, and is kept or lost with it: so verbs are made of verbs.
+    within another joins it, and is kept or lost with it: so verbs are made of verbs. It has to be of the same operator on the
+    same database; else it would be stored where nobody looks for it, or under another's name.
     """
-    outer = _open.get()
-    if outer is not None:
+    if (opened := _open.get()) is not None:
+        where, outer = opened
+        if where is not database or outer.operator != operator:
+            raise RuntimeError(
+                f"a write of {operator} on {database.url.shown} cannot be part of one of {outer.operator} on {where.url.shown}"
+            )
         yield outer
         return
     async with database.transaction() as transaction:
@@ -102,7 +109,7 @@ async def operator_write(database: Database, operator: str) -> AsyncIterator[Ope
             await transaction.execute_query("SET LOCAL idle_in_transaction_session_timeout = '10s'")
             await transaction.execute_query(f"SELECT pg_advisory_xact_lock({CHANGE_LOCK_ID})")
         write = OperatorWrite(transaction, operator, now_us())
-        token = _open.set(write)
+        token = _open.set((database, write))
         try:
             yield write
         finally:

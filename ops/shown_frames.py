@@ -28,9 +28,7 @@ class Table(pd.DataFrame):
         if not self.columns.is_unique or self.columns.nlevels > 1:
             return str(pd.DataFrame(self).to_html())
         rows = self if len(self) <= MOST_ROWS else self.head(KEPT_ROWS)
-        if any(name is not None for name in rows.index.names):
-            rows = rows.reset_index()
-        columns = [_Column(str(name), rows[name]) for name in rows.columns]
+        columns = [*_of_rows(rows.index), *(_Column(str(name), rows[name]) for name in rows.columns)]
         lines = zip(*(column.cells for column in columns), strict=True)
         head = "".join(column.cell("th", column.name) for column in columns)
         body = "".join(
@@ -53,12 +51,20 @@ class _Column:
         return f'<{tag} style="text-align: {self._side}">{html.escape(text)}</{tag}>'
 
 
+def _of_rows(index: pd.Index[Any]) -> list[_Column]:
+    """What rows are called, if they are not merely numbered."""
+    names = ["" if name is None else str(name) for name in index.names]
+    if names == [""] and pd.api.types.is_integer_dtype(index):
+        return []
+    return [_Column(name, index.get_level_values(level).to_series()) for level, name in enumerate(names)]
+
+
 def _texts(name: str, values: pd.Series[Any]) -> list[str]:
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         dates = values.dropna()
         form = "%Y-%m-%d" if (dates == dates.dt.normalize()).all() else "%Y-%m-%d %H:%M:%S"
         return ["" if pd.isna(value) else f"{value:{form}}" for value in values]
-    grouped = not name.endswith(_NAMES)
+    grouped = name != "" and not name.endswith(_NAMES)
     return [_text(value, grouped) for value in values]
 
 

@@ -48,7 +48,7 @@ class Pages:
     def page(self, address: str, *, post: bool = False, public: bool = False, secret: bool = False) -> Callable[[H], H]:
         """Put a function at an address: for GET and HEAD, or (`post`) for forms. `public`: also when signed out.
 
-        `secret`: the address itself is one, as a link to choose a password is; nobody else gets to know it.
+        `secret`: the address itself is one, as a link to choose a password or an invitation is; nobody else gets to know it.
         """
 
         def put(handler: H) -> H:
@@ -102,7 +102,7 @@ async def _look(visit: Visit, handler: Handler, parts: dict[str, Any], *, public
         if any(isinstance(part, int) and part > _MOST_ID for part in parts.values()):
             raise NotFound("Check its address; it may have been removed, or belong to another account.")
         await visit.recognise()
-        is_stranger = public and visit.session is None
+        is_stranger = visit.session is None
         await visit.receive(most_bytes=MOST_STRANGERS_BYTES if is_stranger else MOST_FORM_BYTES)
         if visit.request.method == "POST":
             if visit.session is None and not public:

@@ -20,7 +20,7 @@ from models.sessions import LONGEST_US, begin_session, end_session
 
 pages = Pages("signing")
 _WINDOW_S = 15 * 60
-_TRIES_BY_ACCOUNT, _TRIES_BY_ADDRESS, _SIGN_UPS_BY_ADDRESS = 10, 60, 20
+_TRIES_BY_ACCOUNT, _TRIES_BY_DEVICES, _TRIES_BY_ADDRESS, _SIGN_UPS_BY_ADDRESS = 10, 20, 60, 20
 _OPERATOR = "sign-up"
 _WRONG = (
     "This e-mail and password do not belong together. Check both; staff can send you a link to choose a new password."
@@ -64,7 +64,7 @@ async def sign_out(visit: Visit) -> HTTPResponse:
     return visit.redirect("/signin")
 
 
-@pages.page("/signup", public=True)
+@pages.page("/signup", public=True, secret=True)
 async def show_sign_up(visit: Visit) -> HTTPResponse:
     """`?invite=…` fills in the code of an invitation."""
     if visit.session is not None:
@@ -72,7 +72,7 @@ async def show_sign_up(visit: Visit) -> HTTPResponse:
     return _sign_up_form(visit)
 
 
-@pages.page("/signup", post=True, public=True)
+@pages.page("/signup", post=True, public=True, secret=True)
 async def sign_up(visit: Visit) -> HTTPResponse:
     if visit.site.settings.signup == "closed":
         return _sign_up_form(visit, status=403)
@@ -91,11 +91,15 @@ async def sign_up(visit: Visit) -> HTTPResponse:
 
 async def count_try(visit: Visit, email: str) -> None:
     """Before a password is looked at, wherever it was typed. Raises LimitExceeded, by whoever asks and by whose it is:
-    a browser that knew it before has tries of its own, and all strangers to the account share theirs."""
+    a browser that knows it has tries of its own, though not with every new cookie; strangers to the account share theirs."""
     await visit.throttle("sign-in by address", visit.client.network, quota=_TRIES_BY_ADDRESS, window_s=_WINDOW_S)
-    device = device_of(visit, email)
-    what, subject = ("sign-in", email) if device is None else ("sign-in by device", device)
-    await visit.throttle(what, subject, quota=_TRIES_BY_ACCOUNT, window_s=_WINDOW_S)
+    device = await device_of(visit, email)
+    if device is None:
+        await visit.throttle("sign-in", email, quota=_TRIES_BY_ACCOUNT, window_s=_WINDOW_S)
+        return
+    await visit.throttle("sign-in by device", device, quota=_TRIES_BY_ACCOUNT, window_s=_WINDOW_S)
+    # Whoever signs in again and again has as many cookies.
+    await visit.throttle("sign-in by devices", email, quota=_TRIES_BY_DEVICES, window_s=_WINDOW_S)
 
 
 async def enter(visit: Visit, user: User) -> None:
@@ -110,7 +114,7 @@ async def enter(visit: Visit, user: User) -> None:
         at_us=visit.at_us,
     )
     visit.begin(token, lasting_s=LONGEST_US // SECOND_US)
-    remember(visit, user.email)
+    remember(visit, user)
 
 
 async def _make_account(visit: Visit) -> User:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from jinja2 import Environment, FileSystemBytecodeCache, PackageLoader, StrictUndefined
 from jinja2.bccache import Bucket
 from sanic import Blueprint, Request
@@ -45,7 +46,9 @@ class _Compiled(FileSystemBytecodeCache):
     @classmethod
     def beside_this_module(cls) -> _Compiled | None:
         folder = Path(__file__).parent / "__pycache__"
-        return cls(str(folder)) if not sys.dont_write_bytecode and os.access(folder, os.W_OK) else None
+        # What one version of Jinja has compiled another may not run.
+        pattern = f"__jinja2-{jinja2.__version__}_%s.cache"
+        return cls(str(folder), pattern) if not sys.dont_write_bytecode and os.access(folder, os.W_OK) else None
 
     def dump_bytecode(self, bucket: Bucket) -> None:
         # As with modules: without room for it, it is compiled anew next time.

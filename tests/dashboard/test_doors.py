@@ -41,12 +41,15 @@ async def test_an_invitation_opens_the_door_once(guarded: Rig, guest: Visitor) -
     assert "by invitation" in page.text
     page = await guest.get(made.path)
     assert made.code in page.text
+    # Else the code would travel on, with every file that the page loads, into the logs on the way.
+    assert page.headers["referrer-policy"] == "strict-origin"
     fields = form_of(page.text, "/signup") | {"email": guest.email, "password": PASSWORD}
     wrong = await guest.post("/signup", fields | {"invite": "ABCDE-12345-FGHJK-67890"})
     assert wrong.status == 422
     assert "There is no invitation with this code" in wrong.text
     assert 'value="ABCDE-12345-FGHJK-67890"' in wrong.text
     assert f'value="{guest.email}"' in wrong.text
+    assert wrong.headers["referrer-policy"] == "strict-origin"
     assert (await guest.post("/signup", fields)).path == "/"
     # A double click is the same person, and no second account.
     again = await guest.post("/signup", fields | {"csrf": await guest.csrf()})

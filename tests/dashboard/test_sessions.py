@@ -183,6 +183,12 @@ async def test_ten_wrong_passwords_and_the_right_one_has_to_wait(rig: Rig, ada: 
     statuses = []
     async with visiting(rig) as guesser, visiting(rig) as thief:
         form = form_of((await guesser.get("/signin")).text, "/signin") | {"email": ada.email}
+
+        async def knows(device: str) -> int:
+            """What the right password is answered in a browser with this cookie."""
+            headers = {"Cookie": f"{_visitor(guesser)}; device={device}"}
+            return (await guesser.post("/signin", form | {"password": PASSWORD}, headers=headers)).status
+
         # Another's cookie, or one with another name in it, makes nobody less of a stranger.
         for number, odd in enumerate((ben.cookies["device"], "x" + device, device[:-1], "é.é", ".", *[""] * 5)):
             headers = {"X-Forwarded-For": f"198.51.100.{number}", "Cookie": f"{_visitor(guesser)}; device={odd}"}
@@ -192,10 +198,18 @@ async def test_ten_wrong_passwords_and_the_right_one_has_to_wait(rig: Rig, ada: 
         assert "Too many tries" in page.text
         assert (await guesser.send("/signup", email=ada.email.upper(), password=PASSWORD)).status == 429
 
-        statuses = [(await ada.sign_in(ada.email, "wrong")).status for _ in range(9)]
-        assert (statuses, (await ada.sign_in(ada.email.upper())).path) == ([422] * 9, "/")
-        used_up = {"Cookie": f"{_visitor(guesser)}; device={device}"}
-        assert (await guesser.post("/signin", form | {"password": PASSWORD}, headers=used_up)).status == 429
+        # Nor does one from before the password was changed.
+        await ada.send(rig.desk.accounts.reset_link(ada.email), password=PASSWORD)
+        before, device = device, ada.cookies["device"]
+        assert await knows(before) == 429
+
+        for _ in range(2):
+            await ada.send("/", "/signout")
+            statuses = [(await ada.sign_in(ada.email, "wrong")).status for _ in range(9)]
+            assert (statuses, (await ada.sign_in(ada.email.upper())).path) == ([422] * 9, "/")
+            assert await knows(device) == 429
+        # Signing in again brings a new cookie, but not for ever new tries.
+        assert await knows(ada.cookies["device"]) == 429
         # Who has the cookie of her session alone is a stranger to the password.
         stolen = {"Cookie": f"session={ada.cookies['session']}"}
         for page_at, path in (("/account", "/account/password"), ("/account/delete", "/account/delete")):

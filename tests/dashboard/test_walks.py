@@ -377,6 +377,14 @@ async def test_a_stranger_may_send_what_a_door_needs_and_no_more(rig: Rig, stran
     assert (answer[9:12], "16 KiB" in answer) == ("413", True)
 
 
+async def test_behind_the_door_a_stranger_may_send_no_more(rig: Rig, her: Person) -> None:
+    """What was typed is kept for whoever signs in again, so it is read before anybody has."""
+    for endpoint in forms():
+        head = f"POST {her.fill(endpoint)} HTTP/1.1\r\nHost: {rig.url[7:]}\r\nContent-Type: {FORM}\r\n"
+        answer = (await talk(rig.url, f"{head}Content-Length: 20000\r\n\r\n".encode())).decode()
+        assert (answer[9:12], "16 KiB" in answer) == ("413", True), endpoint
+
+
 async def test_a_form_of_more_fields_than_any_of_ours_is_not_read(her: Person) -> None:
     fields = {"csrf": await her.visitor.csrf(), "name": "Ada"} | {f"a{number}": "1" for number in range(5_000)}
     assert (await her.visitor.post("/account/name", fields)).status == 413

@@ -8,13 +8,14 @@ import shutil
 import ssl
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 
-from tests.rig import ROOT, Process
+from tests.rig import ROOT
 from tests.servers import free_port, missing
 
 CONFIGURATION = ROOT / "docker" / "nginx" / "gateway.conf"
@@ -39,7 +40,7 @@ http {{
 class Front:
     """Its address, and sessions that take its self-made certificate."""
 
-    def __init__(self, folder: Path, servers: list[Process]) -> None:
+    def __init__(self, folder: Path, addresses: list[str]) -> None:
         program = shutil.which("nginx", path="/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin")
         if program is None:
             missing("no nginx: install nginx-light")
@@ -51,8 +52,9 @@ class Front:
         # Started by root, its workers would be somebody who may not write here.
         user = "user root;" if os.geteuid() == 0 else ""
         text = CONFIGURATION.read_text()
-        for place, server in enumerate(servers, start=1):
-            text = _replace(text, f"gateway-{place}:8000", server.url.removeprefix("http://"))
+        for place, address in enumerate(addresses, start=1):
+            text = _replace(text, f"gateway-{place}:8000", address.removeprefix("http://"))
+        text = _replace(text, "/var/log/nginx/access.log", f"{folder}/access.log")
         text = _replace(text, "listen 80;", f"listen 127.0.0.1:{self.plain_port};")
         text = _replace(text, "listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
         (folder / "gateway.conf").write_text(_replace(text, "/etc/nginx/tls/", f"{folder}/"))
@@ -61,13 +63,18 @@ class Front:
         subprocess.run(request.split(), cwd=folder, check=True, capture_output=True)
         self._process = subprocess.Popen([program, "-p", folder, "-c", folder / "nginx.conf"])
 
-    def wait(self) -> None:
+    def wait(self, *, status: int) -> None:
+        context = ssl._create_unverified_context()
         deadline = time.monotonic() + 20
         while True:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(self.url + "/readyz", context=ssl._create_unverified_context(), timeout=5),
-            ):
+            try:
+                with urllib.request.urlopen(self.url + "/readyz", context=context, timeout=5) as response:
+                    got = response.status
+            except urllib.error.HTTPError as error:
+                got = error.code
+            except OSError:
+                got = None
+            if got == status:
                 return
             assert time.monotonic() < deadline, (self.folder / "error.log").read_text()
             time.sleep(0.05)
@@ -91,10 +98,11 @@ def _replace(text: str, what: str, by: str) -> str:
 
 
 @contextlib.contextmanager
-def start_front(folder: Path, servers: list[Process]) -> Iterator[Front]:
-    front = Front(folder, servers)
+def start_front(folder: Path, addresses: list[str], *, status: int = 200) -> Iterator[Front]:
+    """Before the servers at these addresses; `status`: what it says of whether it is ready."""
+    front = Front(folder, addresses)
     try:
-        front.wait()
+        front.wait(status=status)
         yield front
     finally:
         front.close()

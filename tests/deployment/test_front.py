@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,6 +17,7 @@ from tests.dashboard.visitor import PASSWORD, form_of
 from tests.deployment.front import Front, start_front
 from tests.faults.books import chat_body
 from tests.rig import Customer, Process, Rig, start_rig
+from tests.servers import free_port
 from tests.stores import CLUSTER, on
 
 pytestmark = pytest.mark.drill
@@ -39,7 +41,7 @@ def second(rig: Rig) -> Iterator[Process]:
 
 @pytest.fixture(scope="module")
 def front(rig: Rig, second: Process) -> Iterator[Front]:
-    with start_front(rig.folder / "nginx", [rig.server, second]) as running:
+    with start_front(rig.folder / "nginx", [rig.server.url, second.url]) as running:
         yield running
 
 
@@ -111,6 +113,26 @@ async def test_links_that_open_an_account_once_are_in_no_log(front: Front, sessi
     log = (front.folder / "access.log").read_text()
     assert "GET /signin" in log
     assert "canary" not in log
+
+
+async def test_nor_are_they_where_no_gateway_answers(tmp_path: Path) -> None:
+    nobody = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    with start_front(tmp_path / "nginx-alone", nobody, status=503) as alone:
+        async with alone.session() as session:
+            for address in (
+                "/reset/canary-link",
+                f"{alone.url}//reset/canary-link",
+                "/signup?invite=canary-code",
+                "/signin",
+            ):
+                async with session.get(address) as response:
+                    assert (response.status, response.headers["referrer-policy"]) == (503, "no-referrer")
+            async with session.post("/reset/canary-link", data=b" " * (65 * 2**20)) as response:
+                assert response.status == 413
+        for name in ("access.log", "error.log"):
+            log = (alone.folder / name).read_text()
+            assert "GET /signin" in log
+            assert "canary" not in log, name
 
 
 async def test_what_a_client_says_of_its_address_is_not_believed(rig: Rig, session: aiohttp.ClientSession) -> None:
@@ -217,7 +239,7 @@ async def test_where_a_server_dies_only_streams_that_had_begun_are_cut(
     third = Process(["serve", "--port", "0"], rig.environment, rig.folder / "third.log")
     with contextlib.ExitStack() as closing:
         closing.callback(third.kill)
-        with start_front(rig.folder / "nginx-third", [rig.server, third]) as beside:
+        with start_front(rig.folder / "nginx-third", [rig.server.url, third.url]) as beside:
             async with beside.session() as load.session:
                 await load.run(third.kill)
     broken = {how for how in load.fared if how not in ("whole", "cut") and "(stream)" not in how}

@@ -8,8 +8,9 @@ import pytest
 
 from models.accounts import create_account, suspend_account
 from models.audit import AuditCheck, audit_rows, verify_audit
-from models.changes import audit_hash
+from models.changes import audit_hash, operator_write
 from models.credits import grant
+from models.database import Database
 from models.keys import disable_key
 from models.records import Audit, Transfer
 from tests.models.shop import Shop, damage
@@ -49,6 +50,21 @@ async def test_an_honest_log_is_whole_and_its_head_stays_in_it(shop: Shop) -> No
     later = await verify(shop, known_head=first.head)
     assert (later.ok, later.rows) == (True, first.rows + 1)
     assert later.head != first.head
+
+
+async def test_a_write_within_another_is_of_the_same_operator_on_the_same_database(shop: Shop) -> None:
+    before = await verify(shop)
+    other = Database(shop.database.url, shop.database.context)
+
+    async def suspend_twice(first: Database, second: Database, operator: str) -> None:
+        async with operator_write(first, "olga"):
+            await suspend_account(first, "olga", ADA)
+            await suspend_account(second, operator, ADA)
+
+    for database, operator in ((shop.database, "otto"), (other, "olga")):
+        with pytest.raises(RuntimeError, match=f"write of {operator} .* cannot be part of one of olga"):
+            await suspend_twice(shop.database, database, operator)
+    assert (await verify(shop)).rows == before.rows
 
 
 @pytest.mark.parametrize("column", ["operator", "action", "subject", "reason", "at_us", "before", "after", "hash"])

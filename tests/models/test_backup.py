@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -66,6 +68,40 @@ def test_what_is_put_back_does_not_meet_the_log_of_what_was_there(url: DatabaseU
     assert not list(tmp_path.glob("copy.db-*"))
 
 
+def test_a_log_that_a_killed_restore_has_left_is_kept(url: DatabaseUrl, tmp_path: Path) -> None:
+    with contextlib.closing(write(path_of(url), "ada")):
+        back_up(url, tmp_path / "copy.db")
+    with contextlib.closing(write(path_of(url), "later")):
+        # As far as the first step of putting it aside.
+        killed = path_of(url).rename(tmp_path / "killed.db")
+        kept = restore(url, tmp_path / "copy.db", ASIDE)
+        assert kept == tmp_path / f"gateway.db.{ASIDE}-wal"
+        assert names(path_of(url)) == ["ada"]
+        kept.rename(tmp_path / "killed.db-wal")
+        assert names(killed) == ["ada", "later"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_puts_back_belongs_to_whom_its_folder_does(url: DatabaseUrl, tmp_path: Path) -> None:
+    back_up(url, tmp_path / "copy.db")
+    folder = tmp_path / "new"
+    folder.mkdir()
+    os.chown(folder, 4321, 4322)
+    restore(parse_url(f"sqlite://{folder / 'gateway.db'}"), tmp_path / "copy.db", ASIDE)
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in folder.iterdir()}
+    assert owners == dict.fromkeys(("gateway.db", "gateway.db.lock"), (4321, 4322))
+
+
+def test_a_path_may_have_letters_that_mean_something_in_a_url(url: DatabaseUrl, tmp_path: Path) -> None:
+    write(path_of(url), "ada").close()
+    back_up(url, tmp_path / "copy.db")
+    path = tmp_path / "50%25 off? #1" / "gateway.db"
+    elsewhere = parse_url(f"sqlite://{quote(str(path))}")
+    restore(elsewhere, tmp_path / "copy.db", ASIDE)
+    assert names(path) == ["ada"]
+    assert back_up(elsewhere, path.with_name("copy.db")) > 0
+
+
 def test_it_is_put_back_where_nothing_is_left(url: DatabaseUrl, tmp_path: Path) -> None:
     write(path_of(url), "ada").close()
     back_up(url, tmp_path / "copy.db")
@@ -96,6 +132,9 @@ def test_what_would_do_harm_is_refused_with_nothing_changed(url: DatabaseUrl, tm
         assert "secret" not in str(caught.value)
 
     refused(lambda: back_up(url, tmp_path / "copy.db"), "copy.db exists", "name a file")
+    # Looked at, there seems to be none; a copy that takes its name would replace it.
+    (tmp_path / "link.db").symlink_to(tmp_path / "away.db")
+    refused(lambda: back_up(url, tmp_path / "link.db"), "link.db", "File exists")
     refused(lambda: back_up(missing, tmp_path / "none.db"), "missing.db", "GATEWAY_DATABASE_URL")
     refused(lambda: back_up(url, tmp_path / "no" / "folder.db"), "folder.db", "cannot be written")
     refused(lambda: back_up(postgres, tmp_path / "x"), "GATEWAY_DATABASE_URL", "pg_dump")

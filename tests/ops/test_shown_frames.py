@@ -50,6 +50,17 @@ def test_what_is_chosen_and_computed_looks_the_same_and_is_a_frame() -> None:
     assert "12345" in repr(table)
 
 
+def test_rows_that_have_names_show_them() -> None:
+    turned = frame([ADA, ADA], KINDS).T
+    for name in KINDS:
+        assert f">{name}<" in turned._repr_html_()
+    assert ">0<" not in frame([ADA], KINDS)._repr_html_()
+    assert ">0<" not in frame([ADA, NOBODY, ADA], KINDS).iloc[[0, 2]]._repr_html_()
+    both = frame([ADA, ADA], KINDS).set_index(["email", "account_id"])
+    both.index.names = [None, None]
+    assert ">1002<" in both[["requests"]]._repr_html_()
+
+
 def test_a_long_table_says_how_long_it_is_and_an_empty_one_that_it_is() -> None:
     assert "The first 20 of 1,000 rows." in frame([ADA] * 1_000, KINDS)._repr_html_()
     assert "(no rows)" in frame([], KINDS)._repr_html_()
