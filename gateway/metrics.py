@@ -71,6 +71,7 @@ class Metrics:
         self.lease_age = self._gauge("lease_age_seconds", "Since a worker's last heartbeat", mode="livemax")
         self.leases_lost = self._counter("leases_lost", "Times that a worker was taken for dead")
         self.feed_age = self._gauge("change_feed_age_seconds", "Since the change feed was read", mode="livemax")
+        self.lines_lost = self._gauge("log_lines_lost", "Lines of the log that nobody read in time, or that failed")
         self.limiter_fallbacks = self._counter("limiter_fallbacks", "Times that Redis was away or slow")
         self.limiter_local = self._gauge("limiter_local", "Workers in which a local share of the limits is in force")
 

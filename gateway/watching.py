@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from gateway.log_lines import lines
 from gateway.logs import RequestLog
 from gateway.traces import Traces, open_traces
 from models.ids import SECOND_US, now_us
@@ -27,6 +28,7 @@ class Watch:
         self._traces: Traces | None = None
         metrics.watch(metrics.running, lambda: len(gateway.running))
         metrics.watch(metrics.draining, lambda: len(gateway.drains))
+        metrics.watch(metrics.lines_lost, lambda: lines.lost)
 
     def begin(self) -> None:
         """All parts of the gateway are there. Raises SetupError for traces that cannot be had."""
@@ -63,8 +65,6 @@ class Watch:
             self._log.tell_error(now_us(), request_id, status)
 
     async def end(self) -> None:
-        if self._log is not None:
-            await asyncio.to_thread(self._log.close)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
 
