@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import structlog
+
 from gateway.log_lines import lines
 from gateway.logs import RequestLog
 from gateway.traces import Traces, open_traces
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.turn import Turn
 
 SURVEY_S = 3.0
+log = structlog.get_logger()
 
 
 class Watch:
@@ -51,12 +54,15 @@ class Watch:
             turn.carried = self._traces.carried(headers)
 
     def finished(self, turn: Turn) -> None:
-        """A request is over, and its numbers stand."""
-        self._gateway.metrics.count_request(turn)
-        if self._log is not None:
-            self._log.tell(turn)
-        if self._traces is not None:
-            self._traces.tell(turn)
+        """A request is over, and its numbers stand. Whatever goes wrong here is not the request's."""
+        try:
+            self._gateway.metrics.count_request(turn)
+            if self._log is not None:
+                self._log.tell(turn)
+            if self._traces is not None:
+                self._traces.tell(turn)
+        except Exception:
+            log.exception("a request could not be told of", request_id=turn.request_id)
 
     def refused(self, request_id: str, status: int, *, api: bool) -> None:
         """HTTP itself refused something; what others than clients of the API get wrong is not told."""
