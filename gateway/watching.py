@@ -45,8 +45,8 @@ class Watch:
         metrics.watch(metrics.lag, lambda: billing.lag_s)
         metrics.watch(metrics.spooled, lambda: billing.spooled)
         metrics.watch(metrics.spool_age, lambda: billing.spool_age_s)
-        metrics.watch(metrics.feed_age, lambda: time.monotonic() - gateway.catalog.read_at)
-        metrics.watch(metrics.lease_age, lambda: gateway.lease.age_s)
+        metrics.watch(metrics.feed_read_at, lambda: time.time() - (time.monotonic() - gateway.catalog.read_at))
+        metrics.watch(metrics.heartbeat_at, lambda: time.time() - gateway.lease.age_s)
         metrics.watch_cooling(self._cooling)
 
     def begun(self, turn: Turn, headers: Mapping[str, str]) -> None:

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.rig import ROOT, Rig, close_desks, start_rig
-from tests.stores import CLUSTER, on
+from tests.stores import CLUSTER, SQLITE, on
 from tests.watching.numbers import wait_for
 
 _PIPE_BYTES = 4096
@@ -38,13 +39,24 @@ async def a_failing_first_route_is_charged_all_the_same(rig: Rig, times: int) ->
     assert rig.spent_nano(ada) == sum(record["charge_nano"] for record in rig.records(ada, "served")) > 0
 
 
-async def test_on_a_full_disk_requests_fall_back_and_workers_are_replaced(tmp_path: Path) -> None:
-    """Also in the main process, which tells of every worker that dies."""
+async def test_on_a_full_disk_requests_fall_back_and_are_charged(tmp_path: Path) -> None:
+    (tmp_path / "gateway.log").symlink_to("/dev/full")
+    close_desks()
+    with on(SQLITE), start_rig(tmp_path, GATEWAY_COOLDOWN_AFTER="1000000") as rig:
+        await a_failing_first_route_is_charged_all_the_same(rig, 3)
+        # Of each, that an attempt failed, and its own.
+        await wait_for(rig, "gateway_log_lines_lost", 12)
+        rig.reconcile()
+        assert rig.server.stop() == 0
+    close_desks()
+
+
+@pytest.mark.drill
+async def test_on_a_full_disk_workers_are_replaced(tmp_path: Path) -> None:
+    """The main process tells of every worker that dies."""
     (tmp_path / "gateway.log").symlink_to("/dev/full")
     close_desks()
     with on(CLUSTER), start_rig(tmp_path, GATEWAY_COOLDOWN_AFTER="1000000") as rig:
-        await a_failing_first_route_is_charged_all_the_same(rig, 3)
-        await wait_for(rig, "gateway_log_lines_lost", 12)
         psutil.Process(rig.workers.pids[0]).kill()
         await wait_for(rig, "gateway_worker_restarts_total", 1)
         await wait_for(rig, "gateway_workers", 2)
@@ -55,17 +67,19 @@ async def test_on_a_full_disk_requests_fall_back_and_workers_are_replaced(tmp_pa
 
 
 async def test_a_log_that_nobody_reads_keeps_nobody_waiting(tmp_path: Path) -> None:
+    close_desks()
     os.mkfifo(tmp_path / "gateway.log")
     reader = os.open(tmp_path / "gateway.log", os.O_RDONLY | os.O_NONBLOCK)
     try:
         fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        with start_rig(tmp_path, GATEWAY_COOLDOWN_AFTER="1000000") as rig:
+        with on(SQLITE), start_rig(tmp_path, GATEWAY_COOLDOWN_AFTER="1000000") as rig:
             # Several times what the pipe takes.
             await a_failing_first_route_is_charged_all_the_same(rig, 15)
             rig.reconcile()
             assert rig.server.stop(within_s=15) == 0
     finally:
         os.close(reader)
+        close_desks()
 
 
 def test_lines_of_several_processes_stay_whole_and_none_is_lost_at_the_end(tmp_path: Path) -> None:
