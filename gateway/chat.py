@@ -90,7 +90,6 @@ async def _answer_whole(turn: Turn, routes: Sequence[Route], request: Request) -
     answer = await _walk(turn, routes, attempt)
     meters = answer.meters or await turn.estimate(answer.text())
     settled = await turn.capture(meters, estimated=answer.meters is None)
-    turn.charged_nano = settled.charged_nano
     turn.answered(200)
     lines = f"{turn.lines}{cors_lines(request)}x-credits-charged: {credits_text(settled.charged_nano)}\r\n"
     return Reply(answer.body, 200, lines, "application/json")
@@ -203,7 +202,6 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
     meters = counted or await turn.estimate(bytes(relay.text))
     client.settling = True
     settled = await turn.capture(meters, estimated=counted is None)
-    turn.charged_nano = settled.charged_nano
     turn.answered(200)
     await client.finish(relay.tail(meters, credits_text(settled.charged_nano)))
 

@@ -38,8 +38,7 @@ async def _drain(turn: Turn, response: aiohttp.ClientResponse, relay: StreamRela
             turn.gateway.health.succeeded(turn.current_route.id)
         counted = relay.meters if relay.is_whole else None
         meters = counted or await turn.estimate(bytes(relay.text))
-        settled = await turn.capture(meters, estimated=counted is None, outcome=LEFT)
-        turn.charged_nano = settled.charged_nano
+        await turn.capture(meters, estimated=counted is None, outcome=LEFT)
     except asyncio.CancelledError:
         log.warning("a stream without client was cut by our shutdown", request_id=turn.request_id)
     except Exception as error:

@@ -259,7 +259,7 @@ class Gateway:
     async def _recover(self) -> None:
         """After the dead: store what they left in spools, give back what they held."""
         try:
-            await self.lease.adopt(self.billing, self.settings.spool_folder)
+            await self.lease.adopt(self.billing, self.settings.spool_folder, self.metrics)
         finally:
             await self.lease.recover(self.billing, self.metrics)
 

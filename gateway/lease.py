@@ -109,18 +109,22 @@ class Lease:
             metrics.expired_holds.inc(expired)
             log.warning("gave back what workers that died had held", holds=expired)
 
-    async def adopt(self, billing: Billing, folder: Path) -> None:
+    async def adopt(self, billing: Billing, folder: Path, metrics: Metrics) -> None:
         """Store what dead workers of this machine left in their spools."""
-        left = left_behind(folder)
+        stay: list[Path] = []
+        left = left_behind(folder, stay)
         while (spool := await asyncio.to_thread(next, left, None)) is not None:
             try:
                 if await is_known(self._database, spool.life):
                     await billing.replay(spool)
-                elif spool.path not in self._strange:
+                    continue
+                stay.append(spool.path)
+                if spool.path not in self._strange:
                     self._strange.add(spool.path)
                     log.error("a spool belongs to another database; move it away", spool=str(spool.path))
             finally:
                 await asyncio.to_thread(spool.close)
+        metrics.spools_left.set(len(stay))
 
     async def end(self) -> None:
         await end_epoch(self._database, self.life.epoch_id)

@@ -3,28 +3,28 @@
 Nothing that a customer or a provider wrote stands in them, nor any secret: requests are told by ids and numbers, an
 exception by its kind and the places in our code, and words only where they are the system's or the database's own.
 
-What happens seldom is written at once. The lines of requests are gathered for a moment and written by a thread, which costs
-a request microseconds; whoever reads our stderr keeps nobody waiting, and what is not read in time is left out, and said so.
+A thread writes them, a moment later (see `log_lines.py`): whatever becomes of our stderr, nobody waits for it or fails. The
+lines of requests are made there as well, which costs a request microseconds.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import sqlite3
 import sys
-import threading
 import traceback
-from collections import deque
 from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import asyncpg
 import msgspec
 import orjson
 import structlog
 
+from gateway.log_lines import lines
 from models.ids import SECOND_US
 from models.prices import credits_text
 
@@ -32,11 +32,7 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
     from gateway.turn import Turn
 
-_GATHERED_S = 0.1
-_MOST_WAITING = 20_000
-_CLOSED_WITHIN_S = 2.0
 _OWN_WORDS = (OSError, sqlite3.Error, asyncpg.PostgresError)
-log = structlog.get_logger()
 Render = Callable[[Any, str, MutableMapping[str, Any]], str | bytes]
 
 
@@ -50,18 +46,30 @@ def write_logs(settings: Settings) -> None:
             structlog.processors.TimeStamper(fmt="iso"),
             render,
         ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lines)),
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(_OfLibraries(render))
     logging.basicConfig(handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    # A record that cannot be formatted is left out, and not told of on stderr by whoever made it.
+    logging.raiseExceptions = False
+    lines.start()
 
 
 def renderer(settings: Settings) -> Render:
     if settings.log_format == "json":
-        return structlog.processors.JSONRenderer(lambda event, **_: orjson.dumps(event, default=str).decode())
-    colors = sys.stderr.isatty()
+        return structlog.processors.JSONRenderer(_json)
+    colors = sys.stderr is not None and sys.stderr.isatty()
     return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+
+
+def _json(event: Any, **_: Any) -> str:
+    try:
+        return orjson.dumps(event, default=str).decode()
+    except TypeError:
+        # Half a character, as in the name of a file, or a number beyond all bounds.
+        return json.dumps(event, default=repr)
 
 
 class Line(msgspec.Struct):
@@ -99,13 +107,7 @@ class RequestLog:
 
     def __init__(self, settings: Settings) -> None:
         self._render = msgspec.json.Encoder().encode if settings.log_format == "json" else _for_people
-        self._waiting: deque[Line] = deque()
-        self._left_out = 0
         self._second, self._second_text = 0, ""
-        self._wake = threading.Event()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
-        self._thread.start()
 
     def tell(self, turn: Turn) -> None:
         """Called when it is over."""
@@ -135,47 +137,18 @@ class RequestLog:
             line.account_id, line.key_id = caller.account_id, caller.key_id
         if ask is not None:
             line.stream = ask.stream
-        self._put(line)
+        lines.put(partial(self._render, line))
 
     def tell_error(self, at_us: int, request_id: str, status: int) -> None:
         """Of what came to no endpoint."""
-        self._put(Line(self._timestamp(at_us), request_id, status, "refused"))
-
-    def close(self) -> None:
-        """Everything is written, unless nobody reads it."""
-        self._closing.set()
-        self._wake.set()
-        self._thread.join(_CLOSED_WITHIN_S)
-
-    def _put(self, line: Line) -> None:
-        waiting = self._waiting
-        if len(waiting) >= _MOST_WAITING:
-            self._left_out += 1
-            return
-        waiting.append(line)
-        if len(waiting) == 1:
-            self._wake.set()
+        outcome = "failed" if status >= 500 else "refused"
+        lines.put(partial(self._render, Line(self._timestamp(at_us), request_id, status, outcome)))
 
     def _timestamp(self, at_us: int) -> str:
         second, us = divmod(at_us, SECOND_US)
         if second != self._second:
             self._second, self._second_text = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._second_text}.{us:06d}Z"
-
-    # ── its thread ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            self._wake.wait()
-            self._wake.clear()
-            self._closing.wait(_GATHERED_S)
-            lines = []
-            while self._waiting:
-                lines.append(self._render(self._waiting.popleft()))
-            _write(b"".join(line + b"\n" for line in lines))
-            if self._left_out:
-                count, self._left_out = self._left_out, 0
-                log.warning("lines of requests were left out: they are not read in time", count=count)
 
 
 def _for_people(line: Line) -> bytes:
@@ -186,15 +159,6 @@ def _for_people(line: Line) -> bytes:
 
 def _ms(seconds: float) -> float:
     return int(seconds * 10_000) / 10
-
-
-def _write(text: bytes) -> None:
-    try:
-        while text:
-            text = text[os.write(sys.stderr.fileno(), text) :]
-    except OSError:
-        # Nobody reads it any more (a closed pipe, a full disk): requests go on.
-        return
 
 
 # ── exceptions, without what they quote ───────────────────────────────────────────────────────────────────────────

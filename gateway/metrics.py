@@ -8,6 +8,7 @@ reads in the database (holds, quarantine, partitions) is shown once, as whoever 
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +27,7 @@ _ADDED_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 _MOST_ACCOUNTS = 200
 _OTHERS = "others"
 _ROUTE = ("model", "provider", "route")
-Mode = Literal["livesum", "livemax", "livemostrecent"]
+Mode = Literal["livesum", "livemax", "livemin", "livemostrecent"]
 
 
 class Metrics:
@@ -53,6 +54,7 @@ class Metrics:
         )
         self.spooled = self._gauge("spooled_settlements", "Settlements on disk until the database is back")
         self.spool_age = self._gauge("spool_age_seconds", "Since the oldest of those was made", mode="livemax")
+        self.spools_left = self._gauge("spools_left", "Spools of the dead that nobody can take over", mode="livemax")
         self.replayed = self._counter("replayed_settlements", "Settlements stored from a spool")
         self.ledger_retries = self._counter("ledger_retries", "Batches the database did not take")
         self.quarantined = self._counter("quarantined", "Settlements the database refused")
@@ -68,9 +70,10 @@ class Metrics:
         self.workers = self._gauge("workers", "Workers alive")
         self.workers_wanted = self._gauge("workers_wanted", "Workers that there should be", mode="livemax")
         self.restarts = restarts_counter(self.registry)
-        self.lease_age = self._gauge("lease_age_seconds", "Since a worker's last heartbeat", mode="livemax")
+        self.heartbeat_at = self._moment("heartbeat", "The last heartbeat of a worker; the oldest of these")
         self.leases_lost = self._counter("leases_lost", "Times that a worker was taken for dead")
-        self.feed_age = self._gauge("change_feed_age_seconds", "Since the change feed was read", mode="livemax")
+        self.feed_read_at = self._moment("change_feed_read", "The last reading of the change feed; the oldest of these")
+        self.lines_lost = self._gauge("log_lines_lost", "Lines of the log that nobody read in time, or that failed")
         self.limiter_fallbacks = self._counter("limiter_fallbacks", "Times that Redis was away or slow")
         self.limiter_local = self._gauge("limiter_local", "Workers in which a local share of the limits is in force")
 
@@ -158,6 +161,12 @@ class Metrics:
 
     def _gauge(self, name: str, what: str, *, mode: Mode = "livesum", labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(f"gateway_{name}", what, labels, registry=self.registry, multiprocess_mode=mode)
+
+    def _moment(self, name: str, what: str) -> Gauge:
+        """In Unix seconds, and not as an age: that of a worker that hangs would not grow."""
+        gauge = self._gauge(f"{name}_timestamp_seconds", what, mode="livemin")
+        gauge.set(time.time())
+        return gauge
 
 
 def restarts_counter(registry: CollectorRegistry) -> Counter:

@@ -98,8 +98,12 @@ def path_of(folder: Path, life: Life) -> Path:
     return folder / f"{life.epoch_id}-{life.started_us}.spool"
 
 
-def left_behind(folder: Path) -> Iterator[Spool]:
-    """The spools of workers that are gone, each locked by us: close one before you ask for the next."""
+def left_behind(folder: Path, unreadable: list[Path] | None = None) -> Iterator[Spool]:
+    """The spools of workers that are gone, each locked by us: close one before you ask for the next.
+
+    Those that only a person can make something of are noted as `unreadable`.
+    """
+    stay = [] if unreadable is None else unreadable
     for path in sorted(folder.glob("*.spool")):
         try:
             life = next((Life(*rest) for name, *rest in _lines(path) if name == "life"), None)
@@ -109,9 +113,11 @@ def left_behind(folder: Path) -> Iterator[Spool]:
             continue
         except (OSError, msgspec.MsgspecError) as error:
             log.error("a spool cannot be read, and stays where it is", spool=str(path), error=repr(error))
+            stay.append(path)
             continue
         if life is None and spool.count:
             log.error("a spool does not say whose it is, and stays where it is", spool=str(path), count=spool.count)
+            stay.append(path)
             spool.close()
         elif life is None or not path.exists():
             # Nothing was ever promised in it, or another worker replayed and removed it while we opened it.

@@ -2,18 +2,24 @@
 
 There are none unless OpenTelemetry's own variables ask for them (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER), and
 its library is imported only then. Names are those of its conventions for generative AI; what a model was asked or answered
-is never among them. A caller's `traceparent` becomes the parent; providers are told nothing of it.
+is never among them. A caller's `traceparent` becomes the parent, without its `tracestate`, whose words are the caller's own;
+providers are told nothing of it.
 
 Spans are made when a request is over, from the numbers that the turn has anyway: one that is not sampled costs a comparison.
+They are made as what the library calls readable, over from the start, and not begun and ended with its tracer: that costs
+five times as much. In return what a tracer does has to be done here: the sampler is asked, ids are drawn, limits do not apply.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from models.errors import SetupError
 from models.prices import credits_text
@@ -26,9 +32,15 @@ if TYPE_CHECKING:
 _SERVICE = "supertomorrow-gateway"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_HEADERS = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 _PROTOCOL = "http/protobuf"
-_CARRIED = ("traceparent", "tracestate")
+_PARENT = "traceparent"
+_QUEUE, _BATCH = ("OTEL_BSP_MAX_QUEUE_SIZE", 2048), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
+_COUNTS = (_QUEUE, _BATCH, ("OTEL_BSP_SCHEDULE_DELAY", 5_000), ("OTEL_BSP_EXPORT_TIMEOUT", 30_000))
+_RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
+_SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off", *_RATIO_SAMPLERS)
 _SENT_WITHIN_S = 3.0
+log = structlog.get_logger()
 
 
 def open_traces() -> Traces | None:
@@ -45,12 +57,43 @@ def open_traces() -> Traces | None:
     for name in _PROTOCOLS:
         if given(name, _PROTOCOL) != _PROTOCOL:
             raise SetupError(f"{name}: {given(name)!r} is not known here; use {_PROTOCOL}, mostly on port 4318")
+    _check_values()
     try:
         return Traces()
+    except ValueError as error:
+        # It begins with the variable's name, mostly.
+        raise SetupError(f"OTEL_…: {error}") from None
     except ImportError as error:
         raise SetupError(
             f"OTEL_EXPORTER_OTLP_ENDPOINT: traces need more packages ({error}); pip install -c constraints.txt -e '.[traces]'"
         ) from None
+
+
+def _check_values() -> None:
+    """What the library would not take, or would replace with its own default, saying so where nobody looks."""
+    given = os.environ.get
+    counts = {}
+    for name, default in _COUNTS:
+        value = given(name, str(default)).strip()
+        if not value.isdecimal() or not int(value):
+            raise SetupError(f"{name}: {value!r} is not a whole number above 0")
+        counts[name] = int(value)
+    if counts[_BATCH[0]] > counts[_QUEUE[0]]:
+        raise SetupError(f"{_QUEUE[0]}: {counts[_QUEUE[0]]} is less than {_BATCH[0]}, {counts[_BATCH[0]]}; set both")
+    sampler = given("OTEL_TRACES_SAMPLER", "always_on").strip().lower()
+    if sampler not in _SAMPLERS:
+        raise SetupError(f"OTEL_TRACES_SAMPLER: {sampler!r} is not known here; use one of {', '.join(_SAMPLERS)}")
+    if sampler in _RATIO_SAMPLERS:
+        _check_ratio(given("OTEL_TRACES_SAMPLER_ARG", "1"))
+
+
+def _check_ratio(value: str) -> None:
+    try:
+        if 0 <= float(value) <= 1:
+            return
+    except ValueError:
+        pass
+    raise SetupError(f"OTEL_TRACES_SAMPLER_ARG: {value!r} is not a number from 0 to 1")
 
 
 class Traces:
@@ -63,6 +106,7 @@ class Traces:
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, get_current_span
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        from opentelemetry.util.re import parse_env_headers
 
         class OneResource(Resource):
             """The exporter looks it up for every span, and would write all of it as JSON for that each time."""
@@ -70,6 +114,14 @@ class Traces:
             def __hash__(self) -> int:
                 return id(self)
 
+        # It would quote what it does not understand of these variables, and they hold secrets.
+        logging.getLogger(parse_env_headers.__module__).setLevel(logging.ERROR)
+        for name in _HEADERS:
+            given = [part for part in os.environ.get(name, "").split(",") if part.strip()]
+            if len(parse_env_headers(",".join(given), liberal=True)) < len(given):
+                log.warning(
+                    "a header for the collector is left out: it is not name=value, or twice there", variable=name
+                )
         if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
             os.environ.setdefault("OTEL_SERVICE_NAME", _SERVICE)
         provider = TracerProvider(shutdown_on_exit=False)
@@ -86,9 +138,8 @@ class Traces:
 
     def carried(self, headers: Mapping[str, str]) -> dict[str, str] | None:
         """What a caller says of the trace that its request belongs to."""
-        if "traceparent" not in headers:
-            return None
-        return {name: headers[name] for name in _CARRIED if name in headers}
+        parent = headers.get(_PARENT)
+        return None if parent is None else {_PARENT: parent}
 
     def tell(self, turn: Turn) -> None:
         """Called when the request is over."""

@@ -7,9 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import structlog
 
 from gateway.limits import Admission
 from gateway.metering import estimate_tokens, is_vocabulary_loaded
+from models.errors import DomainError
 from models.ids import new_request_id, now_us
 from models.money import Capture, Release, Settled
 from models.prices import NANO_PER_CREDIT, Meters, PriceVersion
@@ -30,6 +32,7 @@ CLIENT_GONE = 499
 _MOST_INLINE_CHARS = 100_000
 _NOTHING = Meters()
 _encode = msgspec.json.Encoder().encode
+log = structlog.get_logger()
 
 
 class Tried(NamedTuple):
@@ -48,6 +51,7 @@ class Turn:
     __slots__ = (
         "_answered_at",
         "_attempt_started",
+        "_capturing",
         "_outcome",
         "admission",
         "alias",
@@ -109,6 +113,7 @@ class Turn:
         self.status = 0
         self.error = ""
         self._outcome = ""
+        self._capturing: asyncio.Future[Settled] | None = None
         self.meters = _NOTHING
         self.charged_nano = 0
         self.estimated = False
@@ -183,11 +188,13 @@ class Turn:
 
     # ── settle, once ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def capture(self, meters: Meters, *, estimated: bool = False, outcome: str = SERVED) -> asyncio.Future[Settled]:
-        """Charge price × tokens; an estimate never more than was held. The future resolves when it is durable."""
+    async def capture(self, meters: Meters, *, estimated: bool = False, outcome: str = SERVED) -> Settled:
+        """Charge price × tokens; an estimate never more than was held. It is durable when this returns.
+
+        Cancelled meanwhile, it is charged all the same. What is told of the request is what the ledger did.
+        """
         assert not self.settled
         self.settled = True
-        self._outcome = outcome
         charge_nano = self.price.charge_nano(meters, self.at_us)
         if estimated:
             charge_nano = min(charge_nano, self.held_nano)
@@ -195,11 +202,18 @@ class Turn:
         self.end_attempt(200, cost.charge_nano(meters) if cost is not None else 0)
         usage = self._usage_row(outcome, meters, estimated)
         self._correct_limits(meters.total)
-        self.meters, self.charged_nano, self.estimated = meters, charge_nano, estimated
-        self.gateway.metrics.count_charge(self.alias.name, meters, charge_nano / NANO_PER_CREDIT, estimated)
-        return self.gateway.billing.capture(
-            Capture(self.request_id, self.caller.account_id, charge_nano, now_us(), usage)
-        )
+        command = Capture(self.request_id, self.caller.account_id, charge_nano, now_us(), usage)
+
+        def captured(capturing: asyncio.Future[Settled]) -> None:
+            if capturing.exception() is None:
+                self._outcome = outcome
+                self.meters, self.estimated, self.charged_nano = meters, estimated, capturing.result().charged_nano
+                charged = self.charged_nano / NANO_PER_CREDIT
+                self.gateway.metrics.count_charge(self.alias.name, meters, charged, estimated)
+
+        self._capturing = self.gateway.billing.capture(command)
+        self._capturing.add_done_callback(captured)
+        return await asyncio.shield(self._capturing)
 
     def release(self, outcome: str) -> None:
         """Charge nothing. A request that reached a provider leaves its record; others leave no trace but the hold."""
@@ -231,13 +245,16 @@ class Turn:
         """The places are free again, and the request is over, unless a drain has taken it over. Safe to repeat."""
         if self.handed_over:
             return
-        if not self.ended_s:
-            self.ended_s = time.monotonic() - self.started
-            self.status = self.status or CLIENT_GONE
-            self.gateway.watch.finished(self)
         for admission in (self.admission, self.route_admission):
             if admission is not None:
                 self.gateway.limiter.leave(admission)
+        if self._capturing is not None and not self._capturing.done():
+            # The client left while it is charged: it is told of when that is done.
+            self._capturing.add_done_callback(self._close_late)
+        elif not self.ended_s:
+            self.ended_s = time.monotonic() - self.started
+            self.status = self.status or CLIENT_GONE
+            self.gateway.watch.finished(self)
 
     @property
     def lines(self) -> str:
@@ -252,8 +269,6 @@ class Turn:
     @property
     def outcome(self) -> str:
         """As in the usage record, where there is one; `refused` for what came to no provider."""
-        if self._outcome == SERVED and self.status != 200:
-            return FAILED
         return self._outcome or (LEFT if self.status in (0, CLIENT_GONE) else FAILED if self.status >= 500 else REFUSED)
 
     @property
@@ -264,6 +279,12 @@ class Turn:
     def alias_name(self) -> str:
         """Of the catalog, never what a client made up."""
         return UNKNOWN if self.is_unknown else self.alias.name
+
+    def _close_late(self, capturing: asyncio.Future[Settled]) -> None:
+        error = capturing.exception()
+        if error is not None and not isinstance(error, DomainError):
+            log.error("a settlement failed after its request had ended", request_id=self.request_id, error=repr(error))
+        self.close()
 
     def _correct_limits(self, tokens: int) -> None:
         for admission in (self.admission, self.route_admission):

@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import structlog
+
+from gateway.log_lines import lines
 from gateway.logs import RequestLog
 from gateway.traces import Traces, open_traces
 from models.ids import SECOND_US, now_us
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.turn import Turn
 
 SURVEY_S = 3.0
+log = structlog.get_logger()
 
 
 class Watch:
@@ -27,6 +31,7 @@ class Watch:
         self._traces: Traces | None = None
         metrics.watch(metrics.running, lambda: len(gateway.running))
         metrics.watch(metrics.draining, lambda: len(gateway.drains))
+        metrics.watch(metrics.lines_lost, lambda: lines.lost)
 
     def begin(self) -> None:
         """All parts of the gateway are there. Raises SetupError for traces that cannot be had."""
@@ -40,8 +45,8 @@ class Watch:
         metrics.watch(metrics.lag, lambda: billing.lag_s)
         metrics.watch(metrics.spooled, lambda: billing.spooled)
         metrics.watch(metrics.spool_age, lambda: billing.spool_age_s)
-        metrics.watch(metrics.feed_age, lambda: time.monotonic() - gateway.catalog.read_at)
-        metrics.watch(metrics.lease_age, lambda: gateway.lease.age_s)
+        metrics.watch(metrics.feed_read_at, lambda: time.time() - (time.monotonic() - gateway.catalog.read_at))
+        metrics.watch(metrics.heartbeat_at, lambda: time.time() - gateway.lease.age_s)
         metrics.watch_cooling(self._cooling)
 
     def begun(self, turn: Turn, headers: Mapping[str, str]) -> None:
@@ -49,12 +54,15 @@ class Watch:
             turn.carried = self._traces.carried(headers)
 
     def finished(self, turn: Turn) -> None:
-        """A request is over, and its numbers stand."""
-        self._gateway.metrics.count_request(turn)
-        if self._log is not None:
-            self._log.tell(turn)
-        if self._traces is not None:
-            self._traces.tell(turn)
+        """A request is over, and its numbers stand. Whatever goes wrong here is not the request's."""
+        try:
+            self._gateway.metrics.count_request(turn)
+            if self._log is not None:
+                self._log.tell(turn)
+            if self._traces is not None:
+                self._traces.tell(turn)
+        except Exception:
+            log.exception("a request could not be told of", request_id=turn.request_id)
 
     def refused(self, request_id: str, status: int, *, api: bool) -> None:
         """HTTP itself refused something; what others than clients of the API get wrong is not told."""
@@ -63,8 +71,6 @@ class Watch:
             self._log.tell_error(now_us(), request_id, status)
 
     async def end(self) -> None:
-        if self._log is not None:
-            await asyncio.to_thread(self._log.close)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close)
 

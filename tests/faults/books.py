@@ -70,3 +70,12 @@ async def metric(rig: Rig, name: str, **labels: str) -> float:
         if found and all(f'{key}="{value}"' in (found[1] or "") for key, value in labels.items()):
             return float(found[2])
     return 0.0
+
+
+async def line_of(rig: Rig, request_id: str) -> str:
+    """The only line of this request where people read the log."""
+    async with asyncio.timeout(10):
+        while not (found := [line for line in rig.server.log.read_text().splitlines() if request_id in line]):
+            await asyncio.sleep(0.05)
+    (line,) = found
+    return line

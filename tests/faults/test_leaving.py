@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.books import PRICE, aliases, bill_nano, leave, leave_after, metric
+from models.prices import credits_text
+from tests.faults.books import PRICE, aliases, bill_nano, leave, leave_after, line_of, metric
 from tests.rig import Rig, start_rig
+from tests.watching.numbers import numbers, wait_for
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,3 +163,34 @@ async def test_only_so_many_are_drained_at_once_and_the_others_are_cut(hasty: Ri
     await rig.settled(ada, records=5)
     assert Counter(record["estimated"] for record in rig.records(ada)) == {True: 3, False: 2}
     assert {record["outcome"] for record in rig.records(ada)} == {"left"}
+
+
+@pytest.mark.only("sqlite")
+async def test_a_client_that_leaves_while_it_is_charged_is_told_as_it_was_charged(hasty: Rig) -> None:
+    rig, upstream = hasty, "sim:words=3,gate,tag=charging"
+    model = rig.alias(upstream)
+    ada = rig.customer(models=[model])
+    calls = [asyncio.create_task(rig.chat(ada, model, stream=stream)) for stream in (False, True)]
+    await rig.provider.wait(upstream, count=2)
+    with contextlib.closing(sqlite3.connect(rig.database_url.removeprefix("sqlite://"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await rig.provider.release(upstream)
+        await rig.provider.wait(upstream, count=2, state="served")
+        async with asyncio.timeout(10):
+            while not (await numbers(rig))("gateway_settlement_lag_seconds"):
+                await asyncio.sleep(0.02)
+        for call in calls:
+            call.cancel()
+        await wait_for(rig, "gateway_requests_running", 0)
+        other.execute("ROLLBACK")
+    await rig.settled(ada, records=2)
+    now = await wait_for(rig, "gateway_requests_total", 2, model=model, status="499")
+    records = rig.records(ada)
+    assert {record["outcome"] for record in records} == {"served"}
+    assert rig.spent_nano(ada) == sum(record["charge_nano"] for record in records) > 0
+    assert round(now("gateway_charged_credits_total", model=model) * 1e9) == rig.spent_nano(ada)
+    for record in records:
+        line = await line_of(rig, record["request_id"])
+        assert "status=499" in line
+        assert "outcome=served" in line
+        assert f"credits={credits_text(record['charge_nano'])} " in line

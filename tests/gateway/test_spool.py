@@ -122,8 +122,10 @@ def test_files_that_cannot_be_read_stop_no_other_and_stay(tmp_path: Path) -> Non
     spool = Spool(path_of(tmp_path, LIFE), LIFE)
     spool.append(SETTLEMENTS)
     spool.close()
-    found = left_behind(tmp_path)
+    unreadable: list[Path] = []
+    found = left_behind(tmp_path, unreadable)
     assert next(found).life == LIFE
+    assert sorted(path.name[0] for path in unreadable) == ["1", "2", "3"]
     assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["1", "2", "3", "7"]
 
 

@@ -7,8 +7,9 @@ import json
 import time
 from typing import Any
 
-from tests.faults.books import leave, record_of
+from tests.faults.books import leave, line_of, record_of
 from tests.rig import Rig
+from tests.watching.numbers import numbers, wait_for
 
 CANARY = "canary"
 WROTE = "canary-of-what-a-customer-wrote"
@@ -89,6 +90,26 @@ async def test_refusals_failures_and_leavers_are_told_as_what_they_are(cluster: 
     assert (line["status"], line["outcome"], line["model"]) == (499, "left", slow)
 
 
+async def test_what_the_ledger_refuses_is_told_as_free(cluster: Rig) -> None:
+    rig, upstream = cluster, "sim:words=3,gate,tag=uncharged"
+    model = rig.alias(upstream)
+    ada = rig.customer(models=[model])
+    calls = [asyncio.create_task(rig.chat(ada, model, stream=stream)) for stream in (False, True)]
+    await rig.provider.wait(upstream, count=2)
+    rig.sql("ALTER TABLE transfer ADD CONSTRAINT broken CHECK (kind <> 'charge') NOT VALID")
+    try:
+        await rig.provider.release(upstream)
+        answers = await asyncio.gather(*calls)
+    finally:
+        rig.sql("ALTER TABLE transfer DROP CONSTRAINT broken")
+    told = await lines_of(rig, *(answer.headers["x-request-id"] for answer in answers))
+    assert {(line["status"], line["outcome"], line["credits"]) for line in told} == {(503, "failed", "0")}
+    assert (await numbers(rig))("gateway_charged_requests_total", model=model) == 0
+    assert rig.spent_nano(ada) == 0
+    await wait_for(rig, "gateway_quarantine_size", 2)
+    rig.sql("DELETE FROM quarantine")
+
+
 async def test_no_secret_and_nobodys_words_stand_in_any_log(cluster: Rig) -> None:
     """Whatever goes wrong: what a customer wrote, what a provider answered, keys, credentials, addresses."""
     rig = cluster
@@ -152,10 +173,7 @@ async def test_people_read_lines_and_not_json(rig: Rig) -> None:
     model = rig.alias("sim:words=2")
     ada = rig.customer(models=[model])
     request_id = (await rig.chat(ada, model)).headers["x-request-id"]
-    async with asyncio.timeout(10):
-        while not (found := [line for line in rig.server.log.read_text().splitlines() if request_id in line]):
-            await asyncio.sleep(0.05)
-    (line,) = found
+    line = await line_of(rig, request_id)
     assert f"model={model}" in line
     assert "status=200" in line
     assert not line.startswith("{")

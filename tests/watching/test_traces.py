@@ -20,6 +20,8 @@ from tests.rig import ROOT, Rig, start_rig
 from tests.watching.collector import Collector, collecting
 
 WROTE, SAID = "canary-of-what-a-customer-wrote", "canary-of-what-a-provider-said"
+# What is no header, as of somebody who forgot its name.
+SECRET = "canary of a secret"
 # A sampler of one in ten looks at the last eight bytes of the id: these are below and above a tenth of all.
 SAMPLED, NOT_SAMPLED = "00" * 8, "ff" * 8
 
@@ -35,7 +37,7 @@ def traced(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> It
     with start_rig(
         tmp_path_factory.mktemp("traced"),
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
-        OTEL_EXPORTER_OTLP_HEADERS="x-collector-key=mine",
+        OTEL_EXPORTER_OTLP_HEADERS=f"x-collector-key=mine,{SECRET}",
         OTEL_TRACES_SAMPLER="traceidratio",
         OTEL_TRACES_SAMPLER_ARG="0.1",
         OTEL_BSP_SCHEDULE_DELAY="200",
@@ -142,13 +144,18 @@ async def test_nobodys_words_are_sent_and_providers_hear_nothing_of_it(traced: R
     refused, model = rig.alias(said), rig.alias(upstream)
     ada = rig.customer(models=[refused, model])
     ids = []
+    states = [f"vendor={WROTE}", f"{WROTE} as no list of members"]
     for alias in (refused, model):
         trace_id, parent = trace()
         ids.append(trace_id)
-        await ask(rig, ada.headers | parent | {"tracestate": "vendor=value", "baggage": f"who={WROTE}"}, alias)
+        await ask(rig, ada.headers | parent | {"tracestate": states.pop(), "baggage": f"who={WROTE}"}, alias)
         collector.of(trace_id, count=2)
     for canary in (WROTE, SAID, ada.key, ada.email, "canary-provider-credential"):
         assert canary.encode() not in collector.bytes
+    log = rig.server.log.read_text()
+    assert WROTE not in log
+    assert SECRET not in log
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in log, "that it is left out is told"
     (call,) = await rig.provider.calls(upstream)
     heard = {name.lower() for name in call["headers"]}
     assert not heard & {"traceparent", "tracestate", "baggage"}
@@ -170,6 +177,18 @@ def test_a_server_without_the_variables_does_not_import_the_library() -> None:
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_BSP_MAX_QUEUE_SIZE": "1"}, "^OTEL_BSP_MAX_QUEUE_SIZE: 1 is less than"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_BSP_SCHEDULE_DELAY": "5s"}, "^OTEL_BSP_SCHEDULE_DELAY: '5s'"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "x"}, "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_TRACES_SAMPLER": "foo"}, "^OTEL_TRACES_SAMPLER: 'foo'"),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_TRACES_SAMPLER": "traceidratio",
+                "OTEL_TRACES_SAMPLER_ARG": "10%",
+            },
+            "^OTEL_TRACES_SAMPLER_ARG: '10%'",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_one_line_that_names_it(
