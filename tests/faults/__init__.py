@@ -102,5 +102,5 @@ and on PostgreSQL and Redis with two workers by `make drills`; (S) and (C) mark 
          test_an_endless_json_answer_is_an_error_and_not_memory
     52   test_clients_that_do_not_read_slow_their_providers_down_and_are_given_up
     53   test_requests_leave_no_connections_files_or_memory_behind
-         drills/test_soak::test_thirty_thousand_requests_leave_nothing_behind
+         drills/test_soak::test_hours_of_mixed_load_and_failing_providers_leave_nothing_behind
 """

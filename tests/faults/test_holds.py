@@ -36,7 +36,10 @@ async def held_while_running(
     """What is held while the provider is at work, and the answer after that."""
     before = len(await rig.provider.calls(upstream))
     running = asyncio.create_task(rig.chat(customer, alias, **fields))
-    await rig.provider.wait(upstream, count=before + 1)
+    try:
+        await rig.provider.wait(upstream, count=before + 1)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; the answer: {running.result() if running.done() else 'none yet'}") from None
     held = rig.held_nano(customer)
     await rig.provider.release(upstream)
     return held, await running
