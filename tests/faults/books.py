@@ -79,3 +79,10 @@ async def line_of(rig: Rig, request_id: str) -> str:
             await asyncio.sleep(0.05)
     (line,) = found
     return line
+
+
+async def logged(rig: Rig, words: str, count: int) -> None:
+    """Wait until the log, which is written a moment later, has these words so often."""
+    async with asyncio.timeout(10):
+        while rig.server.log.read_text().count(words) != count:
+            await asyncio.sleep(0.05)

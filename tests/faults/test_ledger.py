@@ -20,7 +20,7 @@ from models.money import Capture, Command, Held, Place, Release, Settled
 from models.postgres_ledger import PostgresLedger
 from models.prices import NANO_PER_CREDIT
 from models.sqlite_ledger import SqliteLedger
-from tests.faults.books import PRICE, aliases, leave_after, metric, record_of
+from tests.faults.books import PRICE, aliases, leave_after, logged, metric, record_of
 from tests.faults.outages import InFlight
 from tests.faults.wire import CHAT, chat_body
 from tests.rig import Customer, Rig, client, start_rig
@@ -163,7 +163,7 @@ async def test_one_corrupt_account_stops_nobody_else_from_being_billed(storm: Ri
         else:
             assert kept == []
             database.execute("DROP TRIGGER full")
-            assert storm.server.log.read_text().count("the quarantine refused a settlement") == 4
+            await logged(storm, "the quarantine refused a settlement", 4)
     assert storm.spent_nano(rich) == 4 * await flight.bill() + storm.records(rich)[-1]["charge_nano"]
     assert storm.spent_nano(poor) == storm.held_nano(poor) == 0
     assert (await storm.chat(poor, flight.quick)).status == 200

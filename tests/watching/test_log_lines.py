@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.rig import ROOT, Rig, close_desks, start_rig
@@ -57,7 +56,7 @@ async def test_on_a_full_disk_workers_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "gateway.log").symlink_to("/dev/full")
     close_desks()
     with on(CLUSTER), start_rig(tmp_path, GATEWAY_COOLDOWN_AFTER="1000000") as rig:
-        psutil.Process(rig.workers.pids[0]).kill()
+        rig.workers.kill(rig.workers.pids[0])
         await wait_for(rig, "gateway_worker_restarts_total", 1)
         await wait_for(rig, "gateway_workers", 2)
         await a_failing_first_route_is_charged_all_the_same(rig, 1)
