@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 
 from tests.rig import ROOT, Rig, close_desks, start_rig
 from tests.stores import CLUSTER, SQLITE, on
-from tests.watching.numbers import wait_for
+from tests.watching.numbers import numbers, wait_for
 
 _PIPE_BYTES = 4096
 _WORKER_LINES = 300
@@ -44,7 +45,9 @@ async def test_on_a_full_disk_requests_fall_back_and_are_charged(tmp_path: Path)
     with on(SQLITE), start_rig(tmp_path, GATEWAY_COOLDOWN_AFTER="1000000") as rig:
         await a_failing_first_route_is_charged_all_the_same(rig, 3)
         # Of each, that an attempt failed, and its own.
-        await wait_for(rig, "gateway_log_lines_lost", 12)
+        async with asyncio.timeout(20):
+            while (await numbers(rig))("gateway_log_lines_lost") < 12:
+                await asyncio.sleep(0.1)
         rig.reconcile()
         assert rig.server.stop() == 0
     close_desks()
