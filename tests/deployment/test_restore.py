@@ -19,6 +19,7 @@ import pytest
 from gateway.spool import Spool, path_of
 from models.epochs import Life
 from models.money import Capture
+from tests.faults.books import logged
 from tests.rig import ROOT, Customer, Price, Rig, client, start_rig
 from tests.servers import execute_now, postgres_client
 from tests.stores import CLUSTER, SQLITE, Sql, on
@@ -176,7 +177,7 @@ async def close_quarantine(rig: Rig) -> None:
     closed = rig.run("quarantine", "--close", str(number), "--reason", "made after the back-up")
     assert closed.returncode == 0, closed.stderr
     assert [path.name for path in Path(rig.environment["GATEWAY_SPOOL_DIR"]).glob("1000000-*")] == ["1000000-1.spool"]
-    assert "a spool belongs to another database" in rig.server.log.read_text()
+    await logged(rig, "a spool belongs to another database")
 
 
 def refuse_newer(rig: Rig) -> None:
