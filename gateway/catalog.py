@@ -28,6 +28,7 @@ from models.secrets import Seal
 # wait for its turn; a process that was frozen has missed its looks, and counts seconds.
 LOOK_S, _MOST_LOOKS, _FRESH_S = 0.15, 6, 4.0
 _PAGE = 1000
+_MOST_READS = 5
 log = structlog.get_logger()
 
 
@@ -247,7 +248,7 @@ class Catalog:
             # A wrong secret is found out now, and not by the first route of tomorrow.
             self._seal.open(row["credential"])
         self._last_change = await self._newest_change()
-        self.snapshot = await load_snapshot(self._database, self._seal, strict=True)
+        self.snapshot = await self._load(strict=True)
         self.read_at = time.monotonic()
 
     async def follow(self, on_key: Callable[[str, int], None], on_limits: Callable[[], None]) -> None:
@@ -263,11 +264,23 @@ class Catalog:
         if len(rows) < _PAGE:
             self.read_at, self._looks = asked_at, 0
         if kinds & {CATALOG, LIMITS}:
-            self.snapshot = await load_snapshot(self._database, self._seal)
+            self.snapshot = await self._load()
         if LIMITS in kinds:
             on_limits()
         if rows:
             self._last_change = rows[-1]["id"]
+
+    async def _load(self, *, strict: bool = False) -> Snapshot:
+        """As it stood at one moment: it takes several queries, and is read again if something was changed between them.
+
+        Else a model whose route was just replaced could be without any until the next change is read.
+        """
+        for _ in range(_MOST_READS):
+            before = await self._newest_change()
+            snapshot = await load_snapshot(self._database, self._seal, strict=strict)
+            if await self._newest_change() == before:
+                break
+        return snapshot
 
     async def _newest_change(self) -> int:
         rows = await self._database.rows("SELECT MAX(id) AS id FROM change")
