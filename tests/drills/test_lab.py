@@ -110,20 +110,23 @@ def rewrite(page: Page, *changes: tuple[str, str]) -> None:
 
 @contextlib.contextmanager
 def customers(demo: Demo) -> Iterator[None]:
-    """Somebody calls the model again and again meanwhile."""
-    done, troubles = threading.Event(), list[BaseException]()
+    """Somebody calls the model again and again meanwhile, and has been served once before."""
+    served, done, troubles = threading.Event(), threading.Event(), list[BaseException]()
 
     def call() -> None:
         client = openai.OpenAI(base_url=demo.base_url, api_key=demo.key, max_retries=0)
         try:
             while not done.wait(0.15):
                 client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=3)
+                served.set()
         except BaseException as error:
             troubles.append(error)
+            served.set()
 
     thread = threading.Thread(target=call)
     thread.start()
     try:
+        assert served.wait(30)
         yield
         time.sleep(2)  # What is charged from a second on after the publication has to happen first.
     finally:
