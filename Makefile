@@ -32,7 +32,7 @@ test: check ## Lint, types and import contract, then every test but the drills
 
 # Two at a time, and each long enough for a noisy machine.
 DRILL = $(BIN)/python -m pytest --timeout 1200 --durations 10 $(ARGS)
-BESIDE := -n 2 --dist loadfile
+BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: drills
 drills: $(TOOLS) ## Run the long tests, and all faults on PostgreSQL and Redis with two workers

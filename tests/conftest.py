@@ -15,13 +15,20 @@ from tests.stores import CLUSTER, kind
 settings.register_profile("steady", deadline=None, derandomize=not os.environ.get("LONG"), database=None)
 settings.load_profile("steady")
 
+# Of the drills, and of the quick tests.
+LONGEST = {
+    "test_soak.py", "test_api_fuzz.py", "test_alerts.py", "test_programs.py", "test_command_lines.py", "test_chaos.py",
+    "test_cli.py", "test_upstream.py", "test_demo.py", "test_body_fuzz.py", "test_shutdown.py", "test_log_lines.py",
+}  # fmt: skip
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about the other kind of rig alone."""
+    """Leave out what is about the other kind of rig alone; the longest files first, that no process ends up alone with one."""
     left_out = [item for item in items if not _is_about(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if _is_about(item)]
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def _is_about(item: pytest.Item) -> bool:

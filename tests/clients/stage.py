@@ -125,11 +125,11 @@ async def perform(
         # The group: some are a script that started the program itself.
         os.killpg(process.pid, signal.SIGKILL)
     out, err = await talk
-    _end_daemons(folder)
+    end_daemons(folder)
     return Ended(process.returncode or 0, out.decode(), err.decode())
 
 
-def _end_daemons(folder: Path) -> None:
+def end_daemons(folder: Path) -> None:
     """Some programs leave a helper running behind them; it is known by its home."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests import installs
-from tests.clients.stage import PINS
+from tests.clients.stage import PINS, end_daemons
 from tests.dashboard import snippets as doc
 from tests.dashboard.browsers import PHONE, accessibility_faults, chromium, run, sign_up, window
 from tests.dashboard.snippets import ADDRESSES, DocPage, Snippet, key_of, read_all
@@ -85,7 +85,10 @@ async def test_agents_run_as_documented(reading: Reading, tmp_path: Path, config
     if config:
         reading.save(config, tmp_path)
     path = f"{programs}:{os.environ['PATH']}"
-    said = await reading.run(block, *doc.bash(), folder=tmp_path, HOME=str(tmp_path), PWD=str(tmp_path), PATH=path)
+    try:
+        said = await reading.run(block, *doc.bash(), folder=tmp_path, HOME=str(tmp_path), PWD=str(tmp_path), PATH=path)
+    finally:
+        end_daemons(tmp_path)
     assert SAID in said
 
 
