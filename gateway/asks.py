@@ -157,14 +157,14 @@ def _read_fields(body: bytes) -> _Fields:
             code="invalid_json",
         ) from None
     for name in fields:
-        if name not in _READ and not (name.isascii() and name.islower()) and name.casefold() in _READ:
+        if name not in READ and not (name.isascii() and name.islower()) and name.casefold() in READ:
             # Some providers read names whatever their case, and the last one wins.
             raise InvalidRequest(
                 f"`{name}` must be written `{name.casefold()}`.", param=name, code="unsupported_parameter"
             )
     # null is absent, for every field; the provider is not bothered with it either where we read it.
     if b"null" in body:
-        for name in [name for name, raw in fields.items() if name in _READ and raw == NULL]:
+        for name in [name for name, raw in fields.items() if name in READ and raw == NULL]:
             del fields[name]
     return fields
 
@@ -176,7 +176,8 @@ def _what_is_wrong(body: bytes, error: msgspec.DecodeError) -> str:
     return str(error)
 
 
-_READ = _CHECKED | {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}
+# The fields that mean something here; all others pass through.
+READ = _CHECKED | {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}
 
 
 def _string_field(fields: _Fields, name: str) -> str:

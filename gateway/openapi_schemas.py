@@ -6,9 +6,10 @@ through to the provider as they came.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from gateway.asks import MOST_CHOICES, MOST_TOKENS
+from gateway.asks import MOST_CHOICES, MOST_TOKENS, READ
 from gateway.errors import HTTP_CODES, TABLE
 
 
@@ -42,6 +43,12 @@ def _object(required: list[str], properties: dict[str, Any], description: str = 
     """An object that may have further fields."""
     schema = {"type": "object", "required": required, "properties": properties, "additionalProperties": True}
     return schema | ({"description": description} if description else {})
+
+
+def _in_another_case(names: Iterable[str]) -> str:
+    """A pattern of these names with capitals, which are refused: some providers would read them, unseen by us."""
+    found = ("".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in name) for name in sorted(names))
+    return f"^(?=.*[A-Z])({'|'.join(found)})$"
 
 
 def _codes_by_status() -> dict[int, tuple[str, ...]]:
@@ -187,7 +194,7 @@ _ERROR = {
     },
 }
 SCHEMAS: dict[str, Any] = {
-    "ChatCompletionRequest": _REQUEST,
+    "ChatCompletionRequest": _REQUEST | {"propertyNames": {"not": {"pattern": _in_another_case(READ)}}},
     "Message": _MESSAGE,
     "Tool": _TOOL,
     "ChatCompletion": _COMPLETION,
