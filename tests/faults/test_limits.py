@@ -15,7 +15,7 @@ from gateway.limits import Limit
 from gateway.limits.local import LocalLimiter
 from models.errors import LimitExceeded
 from tests.faults.wire import route_id
-from tests.rig import Answer, Customer, Rig
+from tests.rig import Answer, Customer, Rig, client
 
 # Of 1 token for "Hello", 4 for its message and max_tokens=45, the gateway's estimate of one request is 50.
 FIFTY: dict[str, Any] = {"max_tokens": 45}
@@ -184,7 +184,10 @@ async def test_a_route_that_failed_beside_a_limited_one_is_502(rig: Rig) -> None
 
 
 async def test_every_refusal_and_failure_gives_places_and_tokens_back(rig: Rig) -> None:
-    """One place, and tokens for one estimate: whatever keeps any of it makes the next request a 429."""
+    """One place, and tokens for one estimate: whatever keeps any of it makes the next request a 429.
+
+    Over one connection, to one worker: another one hears of a free place a moment after the answer.
+    """
     good, broken, rejecting = (
         rig.alias(x, settled=False) for x in ("sim:words=1,prompt=1,completion=1", "sim:status=500", "sim:status=400")
     )
@@ -194,16 +197,17 @@ async def test_every_refusal_and_failure_gives_places_and_tokens_back(rig: Rig) 
     rig.desk.limits.set(route=route_id(rig, broken), unit="concurrent", quota=1)
     rig.desk.limits.set(account=ada.email, unit="tokens", quota=60, window_s=3600)
     limit(rig, account=ada.email, unit="concurrent", quota=1)
-    for stream in (False, True):
-        assert (await rig.chat(ada, broken, stream=stream, **FIFTY)).status == 502
-        assert (await rig.chat(ada, rejecting, stream=stream, **FIFTY)).status == 400
-        assert (await rig.chat(ada, "nothing", stream=stream, **FIFTY)).status == 403
-        assert (await rig.chat(ada, good, stream=stream, n=0, **FIFTY)).status == 400
-    assert not (await rig.chat(ada, cut, stream=True, **FIFTY)).is_done
-    answer = await rig.chat(ada, good, **FIFTY)
-    assert answer.status == 200
-    assert answer.headers["x-ratelimit-limit-tokens"] == "60"
-    assert (await rig.chat(ada, good, **FIFTY)).status == 200, "50 were estimated and 2 used"
+    async with client() as session:
+        for stream in (False, True):
+            assert (await rig.chat(ada, broken, stream=stream, **FIFTY, over=session)).status == 502
+            assert (await rig.chat(ada, rejecting, stream=stream, **FIFTY, over=session)).status == 400
+            assert (await rig.chat(ada, "nothing", stream=stream, **FIFTY, over=session)).status == 403
+            assert (await rig.chat(ada, good, stream=stream, n=0, **FIFTY, over=session)).status == 400
+        assert not (await rig.chat(ada, cut, stream=True, **FIFTY, over=session)).is_done
+        answer = await rig.chat(ada, good, **FIFTY, over=session)
+        assert answer.status == 200
+        assert answer.headers["x-ratelimit-limit-tokens"] == "60"
+        assert (await rig.chat(ada, good, **FIFTY, over=session)).status == 200, "50 were estimated and 2 used"
 
 
 async def test_a_refusal_for_want_of_credit_gives_places_and_tokens_back(rig: Rig) -> None:
@@ -212,9 +216,10 @@ async def test_a_refusal_for_want_of_credit_gives_places_and_tokens_back(rig: Ri
     rig.desk.limits.set(route=route_id(rig, alias), unit="tokens", quota=60, window_s=3600)
     rig.desk.limits.set(key=ada.key_id, unit="concurrent", quota=1)
     limit(rig, key=ada.key_id, unit="tokens", quota=60, window_s=3600)
-    assert [(await rig.chat(ada, alias, **FIFTY)).status for _ in range(5)] == [402] * 5
-    rig.desk.credits.grant(ada.email, credits="1", reason="test", grant_key=f"late-{ada.email}")
-    assert (await rig.chat(ada, alias, **FIFTY)).status == 200
+    async with client() as session:
+        assert [(await rig.chat(ada, alias, **FIFTY, over=session)).status for _ in range(5)] == [402] * 5
+        rig.desk.credits.grant(ada.email, credits="1", reason="test", grant_key=f"late-{ada.email}")
+        assert (await rig.chat(ada, alias, **FIFTY, over=session)).status == 200
 
 
 async def test_a_limited_route_gives_the_keys_tokens_and_the_money_back(rig: Rig) -> None:
@@ -223,8 +228,9 @@ async def test_a_limited_route_gives_the_keys_tokens_and_the_money_back(rig: Rig
     rig.desk.limits.set(route=route_id(rig, alias), unit="requests", quota=1, window_s=3600)
     rig.desk.limits.set(key=ada.key_id, unit="concurrent", quota=1)
     limit(rig, key=ada.key_id, unit="tokens", quota=60, window_s=3600)
-    assert [(await rig.chat(ada, alias, **FIFTY)).status for _ in range(6)] == [200] + [429] * 5
-    assert "for this route" in (await rig.chat(ada, alias, **FIFTY)).error["message"]
+    async with client() as session:
+        assert [(await rig.chat(ada, alias, **FIFTY, over=session)).status for _ in range(6)] == [200] + [429] * 5
+        assert "for this route" in (await rig.chat(ada, alias, **FIFTY, over=session)).error["message"]
     await rig.settled(ada)
 
 
