@@ -30,9 +30,9 @@ run: $(PRODUCT) ## Start the demo on http://127.0.0.1:8000 (PORT=8001 elsewhere)
 test: check ## Lint, types and import contract, then every test but the drills
 	@$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
-# Two at a time, and each long enough for a noisy machine.
+# Three at a time, on two cores: one of them waits for something. Each has long enough for a noisy machine.
 DRILL = $(BIN)/python -m pytest --timeout 1200 --durations 10 $(ARGS)
-BESIDE := -n 2 --dist loadfile --no-loadscope-reorder
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: drills
 drills: $(TOOLS) ## Run the long tests, and all faults on PostgreSQL and Redis with two workers
