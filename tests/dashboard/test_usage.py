@@ -225,6 +225,7 @@ async def test_nobody_reads_another_accounts_usage(rig: Rig, ada: Visitor, ben: 
 # ── in a browser ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.drill
 def test_a_charge_appears_by_itself_within_five_seconds(rig: Rig, browser: Browser) -> None:
     alias = rig.alias(EXACT)
     person = sign_up(rig)

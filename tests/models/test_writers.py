@@ -153,6 +153,7 @@ async def test_two_writers_on_the_same_accounts_in_any_order(shop: Shop) -> None
 
 
 @postgres_only
+@pytest.mark.drill
 async def test_connections_die_in_the_middle_of_batches_and_nothing_is_done_twice(shop: Shop) -> None:
     """Faults 25: killed at any moment, even in the commit, a batch is done once or, told as away, can be repeated."""
     ledger, epoch = PostgresLedger(shop.database.url), await shop.epoch()

@@ -96,6 +96,7 @@ def test_a_run_of_somebody_else_is_stripped_and_nothing_more() -> None:
     assert tidied(ran) == committed
 
 
+@pytest.mark.drill
 def test_a_new_member_of_staff_adds_a_model_with_a_price_and_twice_is_once(shared: Path, tmp_path: Path) -> None:
     """The sample's notebook, as somebody would use it who was given nothing else."""
     close_desks()

@@ -18,6 +18,8 @@ from tests.rig import ROOT, Rig
 from tests.servers import missing
 from tests.watching.numbers import numbers, wait_for
 
+pytestmark = pytest.mark.drill
+
 PROMETHEUS = ROOT / "docker" / "prometheus"
 GRAFANA = ROOT / "docker" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "gateway.json").read_text())

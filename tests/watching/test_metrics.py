@@ -8,11 +8,14 @@ import time
 import zlib
 
 import psutil
+import pytest
 
 from gateway.metrics import _MOST_ACCOUNTS, Metrics
 from tests.faults.books import leave
 from tests.rig import Price, Rig
 from tests.watching.numbers import numbers, wait_for
+
+pytestmark = pytest.mark.drill
 
 
 async def test_each_request_is_counted_once_by_alias_route_and_status(cluster: Rig) -> None:

@@ -19,6 +19,8 @@ from tests.faults.books import leave
 from tests.rig import ROOT, Rig, start_rig
 from tests.watching.collector import Collector, collecting
 
+pytestmark = pytest.mark.drill
+
 WROTE, SAID = "canary-of-what-a-customer-wrote", "canary-of-what-a-provider-said"
 # What is no header, as of somebody who forgot its name.
 SECRET = "canary of a secret"
