@@ -7,7 +7,6 @@ import json
 import time
 import zlib
 
-import psutil
 import pytest
 
 from gateway.metrics import _MOST_ACCOUNTS, Metrics
@@ -121,8 +120,7 @@ async def test_what_http_itself_refuses_is_counted(cluster: Rig) -> None:
 async def test_a_worker_that_was_replaced_is_counted(cluster: Rig) -> None:
     rig = cluster
     before = await numbers(rig)
-    victim = rig.workers.pids[0]
-    psutil.Process(victim).kill()
+    rig.workers.kill(rig.workers.pids[0])
     now = await wait_for(rig, "gateway_worker_restarts_total", before("gateway_worker_restarts_total") + 1)
     assert now("gateway_requests_total") >= before("gateway_requests_total"), "what it had counted stays"
     await wait_for(rig, "gateway_workers", 2)
