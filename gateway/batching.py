@@ -15,6 +15,13 @@ RETRY: Any = object()
 """An outcome that puts its command back at the head of the queue."""
 
 
+class Certain(asyncio.Future[Any]):
+    """Whoever waits for it gets to its end: a cancellation meanwhile reaches the waiter when it is done."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return False
+
+
 class Batcher(Generic[C]):
     """Calls `apply(commands)` with all that waits, one batch at a time, and hands each waiter its own outcome.
 
@@ -40,12 +47,12 @@ class Batcher(Generic[C]):
     def __len__(self) -> int:
         return len(self._queue)
 
-    def submit(self, command: C) -> asyncio.Future[Any]:
-        """Queue a command. It will be applied whatever becomes of the future."""
+    def submit(self, command: C, *, certain: bool = False) -> asyncio.Future[Any]:
+        """Queue a command. It will be applied whatever becomes of the future; a `certain` one cannot be cancelled."""
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[Any] = Certain(loop=loop) if certain else loop.create_future()
         self._queue.append((command, future))
         if self._runner is None:
             self._runner = loop.create_task(self._run())
@@ -75,15 +82,31 @@ class Batcher(Generic[C]):
                 self._runner = asyncio.get_running_loop().create_task(self._run())
             await asyncio.wait([self._runner])
 
-    async def stop(self, within_s: float) -> list[C]:
-        """Apply what is queued, for so long; then give up, and return what is left."""
+    async def stop(self, within_s: float) -> list[tuple[C, asyncio.Future[Any]]]:
+        """Apply what is queued, for so long; then give up, and return what is left, for `resolve`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self.drained()
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.wait([self._runner])
-        return [command for command, _ in self._queue]
+        left, self._queue = self._queue, []
+        return left
+
+    def resolve(self, batch: Sequence[tuple[C, asyncio.Future[Any]]], outcomes: Sequence[Any]) -> None:
+        """Hand each waiter its outcome; RETRY goes back to the head of the queue."""
+        again = []
+        for (command, future), outcome in zip(batch, outcomes, strict=True):
+            if outcome is RETRY:
+                again.append((command, future))
+            elif future.done():
+                self._abandoned(command, outcome)
+            elif isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        if again:
+            self._queue = again + self._queue
 
     async def _run(self) -> None:
         try:
@@ -102,24 +125,10 @@ class Batcher(Generic[C]):
                     outcomes = [error] * len(batch)
                 finally:
                     self._applying = []
-                self._resolve(batch, outcomes)
+                self.resolve(batch, outcomes)
                 # Those just answered run first, and what arrives in these turns of the loop joins the next batch: larger
                 # batches are cheaper, and when nothing is going on the turns take microseconds.
                 for _ in range(_GATHERING_TURNS):
                     await asyncio.sleep(0)
         finally:
             self._runner = None
-
-    def _resolve(self, batch: list[tuple[C, asyncio.Future[Any]]], outcomes: Sequence[Any]) -> None:
-        again = []
-        for (command, future), outcome in zip(batch, outcomes, strict=True):
-            if outcome is RETRY:
-                again.append((command, future))
-            elif future.done():
-                self._abandoned(command, outcome)
-            elif isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-        if again:
-            self._queue = again + self._queue

@@ -54,12 +54,12 @@ class Billing:
     async def stop(self, within_s: float) -> None:
         """Wait for every settlement; what the database does not take within the bound goes to the spool, or to the log."""
         left = await self._batcher.stop(within_s)
-        if left and self._spool is not None:
-            kept = await self._set_aside(left)
-            left = [command for command, outcome in zip(left, kept, strict=True) if outcome is RETRY]
-        for command in left:
-            if not isinstance(command, Place):
+        commands = [command for command, _ in left]
+        kept = await self._set_aside(commands) if left and self._spool is not None else [RETRY] * len(left)
+        for command, outcome in zip(commands, kept, strict=True):
+            if outcome is RETRY and not isinstance(command, Place):
                 log.error("not settled before the end", settlement=_text(command))
+        self._batcher.resolve(left, [_unavailable() if outcome is RETRY else outcome for outcome in kept])
         await self._ledger.close()
         if self._spool is not None:
             self._spool.close()
@@ -119,8 +119,8 @@ class Billing:
         return held.amount_nano
 
     def capture(self, command: Capture) -> asyncio.Future[Settled]:
-        """Charge. The future resolves when the charge is durable; nobody has to wait for it."""
-        return self._batcher.submit(command)
+        """Charge. The future resolves when the charge is durable; nobody has to wait for it, nor can stop it."""
+        return self._batcher.submit(command, certain=True)
 
     def release(self, command: Release) -> asyncio.Future[Settled]:
         """Give a hold back."""

@@ -40,7 +40,8 @@ async def _drain(turn: Turn, response: aiohttp.ClientResponse, relay: StreamRela
         meters = counted or await turn.estimate(bytes(relay.text))
         await turn.capture(meters, estimated=counted is None, outcome=LEFT)
     except asyncio.CancelledError:
-        log.warning("a stream without client was cut by our shutdown", request_id=turn.request_id)
+        if not turn.settled:
+            log.warning("a stream without client was cut by our shutdown", request_id=turn.request_id)
     except Exception as error:
         log.error("settling a stream without client failed", request_id=turn.request_id, error=repr(error))
     finally:

@@ -194,6 +194,7 @@ class Gateway:
         await self.billing.stop(_SETTLE_WITHIN_S)
         for task in self._background:
             task.cancel()
+        self.metrics.refresh()
         try:
             async with asyncio.timeout(_PROMPT_S):
                 await self.lease.end()

@@ -14,9 +14,8 @@ import logging
 import sqlite3
 import sys
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import asyncpg
@@ -72,7 +71,7 @@ def _json(event: Any, **_: Any) -> str:
         return json.dumps(event, default=repr)
 
 
-class Line(msgspec.Struct):
+class Line(msgspec.Struct, gc=False):
     """A request that is over: ids and numbers, and no reference to the request itself. In this order, always all of it."""
 
     timestamp: str
@@ -99,6 +98,7 @@ class Line(msgspec.Struct):
     estimated: bool = False
 
 
+_encoder = msgspec.json.Encoder()
 _TOLD = sorted(set(Line.__struct_fields__) - {"timestamp", "level", "event"})
 
 
@@ -106,7 +106,7 @@ class RequestLog:
     """One line a request, written within a moment."""
 
     def __init__(self, settings: Settings) -> None:
-        self._render = msgspec.json.Encoder().encode if settings.log_format == "json" else _for_people
+        lines.render_by(_as_json if settings.log_format == "json" else _for_people)
         self._second, self._second_text = 0, ""
 
     def tell(self, turn: Turn) -> None:
@@ -137,12 +137,12 @@ class RequestLog:
             line.account_id, line.key_id = caller.account_id, caller.key_id
         if ask is not None:
             line.stream = ask.stream
-        lines.put(partial(self._render, line))
+        lines.put(line)
 
     def tell_error(self, at_us: int, request_id: str, status: int) -> None:
         """Of what came to no endpoint."""
         outcome = "failed" if status >= 500 else "refused"
-        lines.put(partial(self._render, Line(self._timestamp(at_us), request_id, status, outcome)))
+        lines.put(Line(self._timestamp(at_us), request_id, status, outcome))
 
     def _timestamp(self, at_us: int) -> str:
         second, us = divmod(at_us, SECOND_US)
@@ -151,10 +151,18 @@ class RequestLog:
         return f"{self._second_text}.{us:06d}Z"
 
 
-def _for_people(line: Line) -> bytes:
+def _as_json(told: Sequence[Line]) -> list[bytes]:
+    return _encoder.encode_lines(told).splitlines(keepends=True)
+
+
+def _for_people(told: Sequence[Line]) -> list[bytes]:
     """As structlog writes all the others, at a tenth of what that takes."""
-    told = [f"{name}={value}" for name in _TOLD if (value := getattr(line, name)) is not None]
-    return f"{line.timestamp} [{line.level:<9}] {line.event:<30} {' '.join(told)}".encode("utf-8", "replace")
+    lines = []
+    for line in told:
+        words = [f"{name}={value}" for name in _TOLD if (value := getattr(line, name)) is not None]
+        text = f"{line.timestamp} [{line.level:<9}] {line.event:<30} {' '.join(words)}\n"
+        lines.append(text.encode("utf-8", "replace"))
+    return lines
 
 
 def _ms(seconds: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,31 @@ _MOST_ACCOUNTS = 200
 _OTHERS = "others"
 _ROUTE = ("model", "provider", "route")
 Mode = Literal["livesum", "livemax", "livemin", "livemostrecent"]
+
+
+class _Times:
+    """Durations of a model, counted in a list and moved into their histogram when read: see `Metrics.refresh`."""
+
+    __slots__ = ("_bounds", "_counts", "_histogram", "_sum_s")
+
+    def __init__(self, histogram: Histogram, bounds: tuple[float, ...], model: str) -> None:
+        self._histogram: Any = histogram.labels(model)
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum_s += seconds
+
+    def move(self) -> None:
+        # As `Histogram.observe` does it, which takes one value at a time.
+        for bucket, count in enumerate(self._counts):
+            if count:
+                self._histogram._buckets[bucket].inc(count)
+                self._counts[bucket] = 0
+        self._histogram._sum.inc(self._sum_s)
+        self._sum_s = 0.0
 
 
 class Metrics:
@@ -77,8 +103,8 @@ class Metrics:
         self.limiter_fallbacks = self._counter("limiter_fallbacks", "Times that Redis was away or slow")
         self.limiter_local = self._gauge("limiter_local", "Workers in which a local share of the limits is in force")
 
-        # Counted in a plain dict, which costs a request a tenth of what counters do, and moved into them when read.
-        self._timers: dict[str, tuple[Histogram, Histogram, Histogram]] = {}
+        # Counted in plain dicts and lists, which costs a request a tenth of what counters do, and moved into them when read.
+        self._timers: dict[str, tuple[_Times, _Times, _Times]] = {}
         self._tally: defaultdict[tuple[Any, ...], float] = defaultdict(float)
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self._cooling: Callable[[], Iterable[tuple[str, str, str]]] = tuple
@@ -104,6 +130,9 @@ class Metrics:
         self._cooled |= now_cooling
         for route in self._cooled:
             self.cooling.labels(*route).set(route in now_cooling)
+        for timers in self._timers.values():
+            for times in timers:
+                times.move()
 
     def count_attempt(self, model: str, route: Route, status: int) -> None:
         self._tally[self.attempts, model, route.provider, route.id, status or "none"] += 1
@@ -116,9 +145,9 @@ class Metrics:
             timers = self._timers.get(model)
             if timers is None:
                 timers = self._timers[model] = (
-                    self.duration.labels(model),
-                    self.first_byte.labels(model),
-                    self.added.labels(model),
+                    _Times(self.duration, _SECONDS, model),
+                    _Times(self.first_byte, _SECONDS, model),
+                    _Times(self.added, _ADDED_SECONDS, model),
                 )
             timers[0].observe(turn.ended_s)
             timers[1].observe(turn.first_byte_s)

@@ -51,7 +51,6 @@ class Turn:
     __slots__ = (
         "_answered_at",
         "_attempt_started",
-        "_capturing",
         "_outcome",
         "admission",
         "alias",
@@ -113,7 +112,6 @@ class Turn:
         self.status = 0
         self.error = ""
         self._outcome = ""
-        self._capturing: asyncio.Future[Settled] | None = None
         self.meters = _NOTHING
         self.charged_nano = 0
         self.estimated = False
@@ -191,7 +189,8 @@ class Turn:
     async def capture(self, meters: Meters, *, estimated: bool = False, outcome: str = SERVED) -> Settled:
         """Charge price × tokens; an estimate never more than was held. It is durable when this returns.
 
-        Cancelled meanwhile, it is charged all the same. What is told of the request is what the ledger did.
+        Cancelled meanwhile, it is charged all the same, and the cancellation comes when that is done. What is told of the
+        request is what the ledger did.
         """
         assert not self.settled
         self.settled = True
@@ -204,16 +203,24 @@ class Turn:
         self._correct_limits(meters.total)
         command = Capture(self.request_id, self.caller.account_id, charge_nano, now_us(), usage)
 
-        def captured(capturing: asyncio.Future[Settled]) -> None:
-            if capturing.exception() is None:
-                self._outcome = outcome
-                self.meters, self.estimated, self.charged_nano = meters, estimated, capturing.result().charged_nano
-                charged = self.charged_nano / NANO_PER_CREDIT
-                self.gateway.metrics.count_charge(self.alias.name, meters, charged, estimated)
+        capturing = self.gateway.billing.capture(command)
+        try:
+            settled = await capturing
+        except asyncio.CancelledError:
+            error = capturing.exception()
+            if error is None:
+                self._charged(capturing.result().charged_nano, meters, estimated, outcome)
+            elif not isinstance(error, DomainError):
+                log.error(
+                    "a settlement failed after its request had ended", request_id=self.request_id, error=repr(error)
+                )
+            raise
+        self._charged(settled.charged_nano, meters, estimated, outcome)
+        return settled
 
-        self._capturing = self.gateway.billing.capture(command)
-        self._capturing.add_done_callback(captured)
-        return await asyncio.shield(self._capturing)
+    def _charged(self, charged_nano: int, meters: Meters, estimated: bool, outcome: str) -> None:
+        self._outcome, self.meters, self.estimated, self.charged_nano = outcome, meters, estimated, charged_nano
+        self.gateway.metrics.count_charge(self.alias.name, meters, charged_nano / NANO_PER_CREDIT, estimated)
 
     def release(self, outcome: str) -> None:
         """Charge nothing. A request that reached a provider leaves its record; others leave no trace but the hold."""
@@ -248,10 +255,7 @@ class Turn:
         for admission in (self.admission, self.route_admission):
             if admission is not None:
                 self.gateway.limiter.leave(admission)
-        if self._capturing is not None and not self._capturing.done():
-            # The client left while it is charged: it is told of when that is done.
-            self._capturing.add_done_callback(self._close_late)
-        elif not self.ended_s:
+        if not self.ended_s:
             self.ended_s = time.monotonic() - self.started
             self.status = self.status or CLIENT_GONE
             self.gateway.watch.finished(self)
@@ -279,12 +283,6 @@ class Turn:
     def alias_name(self) -> str:
         """Of the catalog, never what a client made up."""
         return UNKNOWN if self.is_unknown else self.alias.name
-
-    def _close_late(self, capturing: asyncio.Future[Settled]) -> None:
-        error = capturing.exception()
-        if error is not None and not isinstance(error, DomainError):
-            log.error("a settlement failed after its request had ended", request_id=self.request_id, error=repr(error))
-        self.close()
 
     def _correct_limits(self, tokens: int) -> None:
         for admission in (self.admission, self.route_admission):

@@ -86,6 +86,7 @@ _ADD_TO_DAYS = (
     " WHERE v.day_us < rollup.until_us"
 )
 _USAGE_TYPES = f"uuid {'bigint ' * 6}text bool bool {'bigint ' * 4}int int bigint jsonb bigint bigint"
+_PLAIN = frozenset(["bigint", "int", "uuid", "bool"])
 _PARTS = {
     "holds": (
         "INSERT INTO hold (request_id, account_id, amount_nano, price_id, epoch_id, at_us, status, ended_us)"
@@ -273,9 +274,21 @@ def _store(effects: Effects, purses: list[tuple[int, int, int]]) -> tuple[str, l
     if purses:
         parts.append(("purses", purses))
     values: list[Any] = []
-    for _, rows in parts:
-        values += map(list, zip(*rows, strict=True))
+    for name, rows in parts:
+        for column, (_, is_plain) in zip(zip(*rows, strict=True), _columns(name), strict=True):
+            values.append(_array(column) if is_plain else list(column))
     return _statement(tuple(name for name, _ in parts)), values
+
+
+@lru_cache(maxsize=8)
+def _columns(part: str) -> list[tuple[str, bool]]:
+    """The type of each array, and whether its values are plain: nothing in their words needs quoting."""
+    return [(type_, type_ in _PLAIN) for type_ in _PARTS[part][1].split()]
+
+
+def _array(values: Sequence[Any]) -> str:
+    """An array in PostgreSQL's own words. asyncpg asks of each value whether it is an array, which costs more than this."""
+    return f"{{{','.join(map(str, values))}}}".replace("None", "NULL")
 
 
 def _fate(ends: dict[str, tuple[str, int, str]], request_id: str) -> tuple[str, int | None]:
@@ -294,11 +307,11 @@ def _existing(effects: Effects) -> int:
 def _statement(parts: tuple[str, ...]) -> str:
     clauses, number = [], 0
     for name in parts:
-        sql, types = _PARTS[name]
+        sql, _ = _PARTS[name]
         arrays = []
-        for type_ in types.split():
+        for type_, is_plain in _columns(name):
             number += 1
-            arrays.append(f"${number}::{type_}[]")
+            arrays.append(f"${number}::text::{type_}[]" if is_plain else f"${number}::{type_}[]")
         rows = f"unnest({', '.join(arrays)})"
         clauses.append(f"{name} AS ({sql.format(arrays=rows)})")
     ended = "(SELECT COUNT(*) FROM ends)" if "ends" in parts else "0"

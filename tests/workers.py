@@ -103,6 +103,10 @@ class Workers:
                     self._lines[owner] = line
         return self._lines[pid]
 
+    def connections(self) -> int:
+        """How many the server has with its clients, those from here among them."""
+        return len(self._owners())
+
     def _owners(self) -> dict[tuple[str, int], int]:
         """The worker that has a connection, by the client's address."""
         found = {}

@@ -170,6 +170,8 @@ async def test_a_client_that_leaves_while_it_is_charged_is_told_as_it_was_charge
     rig, upstream = hasty, "sim:words=3,gate,tag=charging"
     model = rig.alias(upstream)
     ada = rig.customer(models=[model])
+    await numbers(rig)
+    others = rig.workers.connections()
     calls = [asyncio.create_task(rig.chat(ada, model, stream=stream)) for stream in (False, True)]
     await rig.provider.wait(upstream, count=2)
     with contextlib.closing(sqlite3.connect(rig.database_url.removeprefix("sqlite://"), isolation_level=None)) as other:
@@ -181,7 +183,10 @@ async def test_a_client_that_leaves_while_it_is_charged_is_told_as_it_was_charge
                 await asyncio.sleep(0.02)
         for call in calls:
             call.cancel()
-        await wait_for(rig, "gateway_requests_running", 0)
+        async with asyncio.timeout(10):
+            while rig.workers.connections() > others:
+                await asyncio.sleep(0.02)
+        assert (await numbers(rig))("gateway_requests_running") == 2
         other.execute("ROLLBACK")
     await rig.settled(ada, records=2)
     now = await wait_for(rig, "gateway_requests_total", 2, model=model, status="499")

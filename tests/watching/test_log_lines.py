@@ -26,6 +26,16 @@ lines.start()
 for number in range(int(sys.argv[2])):
     lines.write('{"who": %s, "number": %d, "text": "%s"}' % (sys.argv[1], number, "x" * (number * 37 % 1500)))
 """
+# Logs to a file that may not grow for ever, and tells at its end how many lines are missing.
+_FILLER = """
+import atexit, resource, sys
+from gateway.log_lines import lines
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+atexit.register(lambda: print(lines.lost))
+lines.start()
+for number in range(int(sys.argv[2])):
+    lines.write("%d %s" % (number, "x" * 300))
+"""
 
 
 async def a_failing_first_route_is_charged_all_the_same(rig: Rig, times: int) -> None:
@@ -97,3 +107,14 @@ def test_lines_of_several_processes_stay_whole_and_none_is_lost_at_the_end(tmp_p
         assert [worker.wait(10) for worker in workers] == [0, 0, 0]
     for who in range(3):
         assert [line["number"] for line in told if line["who"] == who] == list(range(_WORKER_LINES))
+
+
+def test_of_a_disk_that_becomes_full_every_line_is_there_or_counted(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        told = subprocess.run(
+            [sys.executable, "-c", _FILLER, "100000", "1000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, check=True
+        )
+    whole = [line for line in (tmp_path / "log").read_bytes().split(b"\n")[:-1] if line.endswith(b"x" * 300)]
+    assert whole
+    assert [int(line.split()[0]) for line in whole] == list(range(len(whole)))
+    assert len(whole) + int(told.stdout) == 1000
