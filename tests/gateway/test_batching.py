@@ -170,3 +170,34 @@ def test_every_command_is_stored_once_and_in_order(
     assert sorted(store.stored) == list(range(31))
     calm = [command for command in store.stored if command not in retries]
     assert calm == sorted(calm)
+
+
+async def test_who_leaves_while_it_is_made_certain_leaves_when_it_is() -> None:
+    store = Store()
+    store.open.clear()
+
+    async def wait_for_it() -> None:
+        await store.batcher.submit(1, certain=True)
+
+    waiting = asyncio.create_task(wait_for_it())
+    await store.began.wait()
+    waiting.cancel()
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    assert not done
+    store.open.set()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert store.stored == [1]
+    assert store.abandoned == []
+
+
+async def test_what_is_left_at_the_end_is_told_to_whoever_waits() -> None:
+    store = Store({1: [RETRY] * 1_000_000})
+    future = store.batcher.submit(1, certain=True)
+    left = await store.batcher.stop(0.05)
+    assert [command for command, _ in left] == [1]
+    store.batcher.resolve(left, [ConnectionError("away")])
+    with pytest.raises(ConnectionError):
+        await future
+    await store.batcher.drained()
+    assert store.stored == []
