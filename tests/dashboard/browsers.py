@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import axe_playwright_python
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.dashboard.visitor import visiting
 from tests.rig import Rig
@@ -21,6 +21,8 @@ from tests.servers import missing
 T = TypeVar("T")
 PHONE = {"width": 390, "height": 844}
 _AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+# The longest that a page may take to show something, on the slowest of machines; a promise in seconds has a test of its own.
+expect.set_options(timeout=20_000)
 _OPTIONS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
 
 

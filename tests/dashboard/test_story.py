@@ -62,7 +62,7 @@ def test_from_signing_up_to_the_export_of_what_was_spent(
         )
         charged = answer.headers["x-credits-charged"]
         call = page.locator(f"#calls tr:has(a[href='/usage/{answer.headers['x-request-id']}'])")
-        expect(call).to_contain_text(charged, timeout=5_000)
+        expect(call).to_contain_text(charged)
         [(spent_nano,)] = rig.sql(
             "SELECT amount_nano FROM transfer WHERE request_id = ?", answer.headers["x-request-id"]
         )

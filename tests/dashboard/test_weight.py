@@ -48,5 +48,5 @@ def test_a_new_charge_moves_nothing_above_it(rig: Rig, browser: Browser) -> None
         page.goto("/")
         page.wait_for_load_state("networkidle")
         answer = run(rig.chat(key, alias))
-        page.wait_for_selector(f"#calls a[href='/usage/{answer.headers['x-request-id']}']", timeout=6_000)
+        page.wait_for_selector(f"#calls a[href='/usage/{answer.headers['x-request-id']}']")
         assert page.evaluate("() => window.shifted") < 0.01
