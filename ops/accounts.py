@@ -16,6 +16,7 @@ from models.accounts import (
     suspend_account,
 )
 from models.database import Database
+from models.erasure import erase_account_of
 from models.ids import now_us
 from models.invites import MadeInvite, invite_rows, make_invite
 from models.statements import MOST_LINES, Line, ledger_page
@@ -78,6 +79,13 @@ class Accounts(Drawer):
     def resume(self, email: str, *, reason: str = "") -> AccountInfo:
         """Its keys work again."""
         return self._write(resume_account, email, reason=reason)
+
+    def erase(self, email: str, *, account_id: int, reason: str) -> AccountInfo:
+        """For good: address, name and sign-ins go, its keys stop, the books stay under the number that `find` shows.
+
+        The reason stays, too: name nobody in it. What credits were left stay with the number; take them back before.
+        """
+        return self._write(erase_account_of, email, account_id=account_id, reason=reason)
 
     def reset_link(self, email: str) -> str:
         """The path of a one-time page to choose a password, good for 24 hours; put the dashboard's address first."""

@@ -8,7 +8,7 @@ import pytest
 
 from models.accounts import NOBODYS, create_account, find_account
 from models.database import Database
-from models.erasure import erase_account
+from models.erasure import erase_account, erase_account_of
 from models.errors import AlreadyExists, BadInput, Conflict, NotFound
 from models.ids import DAY_US, SECOND_US
 from models.invites import create_invited_account, invite_rows, make_invite
@@ -128,3 +128,28 @@ async def test_deleting_revokes_every_key_and_takes_its_name(shop: Shop) -> None
     assert (await Account.get(id=shop.account_id)).balance_nano > 0
     with pytest.raises(NotFound):
         await find_account(shop.database, "ada@example.com")
+
+
+async def test_an_operator_erases_who_asked_by_number_and_address_together(shop: Shop) -> None:
+    bob = await create_account(shop.database, "olga", BOB)
+    before = await trace()
+    for email, number, reason, field in (
+        (BOB, shop.account_id, "asked for it", "email"),
+        (EVE, bob.id, "asked for it", "email"),
+        (BOB, bob.id + 1, "asked for it", "account_id"),
+        (BOB, 1, "asked for it", "account_id"),
+        (BOB, bob.id, "", "reason"),
+    ):
+        with pytest.raises((BadInput, NotFound)) as refusal:
+            await erase_account_of(shop.database, "olga", email, account_id=number, reason=reason)
+        assert refusal.value.field == field
+    assert await trace() == before
+    erased = await erase_account_of(shop.database, "olga", BOB, account_id=bob.id, reason="asked for it")
+    assert (erased.name, erased.suspended, erased.email.endswith(NOBODYS)) == ("deleted", True, True)
+    signed = await Audit.all().order_by("-id").first()
+    assert signed is not None
+    assert (signed.action, signed.operator, signed.reason) == ("account.erase", "olga", "asked for it")
+    assert await find_account(shop.database, erased.email) == erased
+    before = await trace()
+    assert await erase_account_of(shop.database, "olga", BOB, account_id=bob.id, reason="asked again") == erased
+    assert await trace() == before

@@ -97,6 +97,11 @@ def _resume(desk: ops.Desk) -> Call:
     return lambda: desk.accounts.resume(email, reason="paid")
 
 
+def _erase(desk: ops.Desk) -> Call:
+    account = desk.accounts.create(_name("ada") + "@example.com")
+    return lambda: desk.accounts.erase(account.email, account_id=account.id, reason="asked for it")
+
+
 def _reset_link(desk: ops.Desk) -> Call:
     email = _new_account(desk)
     return lambda: desk.accounts.reset_link(email)
@@ -289,6 +294,7 @@ EXAMPLES: dict[str, Example] = {
     "Accounts.create": _create_account,
     "Accounts.suspend": _suspend,
     "Accounts.resume": _resume,
+    "Accounts.erase": _erase,
     "Accounts.reset_link": _reset_link,
     "Catalog.add_provider": _add_provider,
     "Catalog.set_credential": _set_credential,

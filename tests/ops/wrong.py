@@ -48,6 +48,10 @@ def _costs(desk: ops.Desk) -> Any:
     return desk.catalog.cost_basis(listed_as=listed).publish(reason="")
 
 
+def _number(desk: ops.Desk) -> int:
+    return int(desk.accounts.find(ADA)["account_id"].iloc[0])
+
+
 def _rerated(desk: ops.Desk) -> Any:
     preview = desk.rerating.preview("small-chat", price_version=1, since="2026-10-01", until="2026-10-02")
     return preview.post(reason="")
@@ -59,6 +63,10 @@ MISTAKES: dict[str, tuple[Callable[[ops.Desk], Any], str]] = {
     "Accounts.invite": (lambda d: d.accounts.invite(ADA), r"email: .* already"),
     "Accounts.suspend": (lambda d: d.accounts.suspend(NOBODY), r"email: .*nobody@example\.com; create it"),
     "Accounts.resume": (lambda d: d.accounts.resume(NOBODY), r"email: .*nobody@example\.com; create it"),
+    "Accounts.erase": (
+        lambda d: d.accounts.erase(NOBODY, account_id=_number(d), reason="asked for it"),
+        r"email: .*not that of nobody@example\.com, and nothing was erased; accounts\.find",
+    ),
     "Accounts.reset_link": (lambda d: d.accounts.reset_link(NOBODY), r"email: .*nobody@example\.com; create it"),
     "Catalog.add_provider": (
         lambda d: d.catalog.add_provider("beta", base_url="api.beta.test", api_key="k"),
