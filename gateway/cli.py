@@ -17,6 +17,7 @@ from models.errors import DomainError, SetupError
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
+    from models.retention import Piece
 
 Result = TypeVar("Result")
 WIDE = {"max_content_width": 120}
@@ -123,13 +124,14 @@ def reconcile(
     ] = False,
 ) -> None:
     """Check every money invariant. Exit code 0 when all hold, 1 otherwise."""
+    from gateway.maintenance import find, sum_days_again
     from gateway.settings import load_settings
 
     settings = load_settings()
     if sum_days:
-        for day in _run(settings, _sum_days(settings)):
+        for day in _run(settings, sum_days_again(settings.database)):
             print(f"summed again: {day}", file=sys.stderr)
-    findings = _run(settings, _find(settings))
+    findings = _run(settings, find(settings.database))
     all_hold = all(finding.ok for finding in findings)
     if as_json:
         import msgspec
@@ -193,10 +195,16 @@ def drop_usage(
     month's partition at a time and gives its disk space back; SQLite deletes in small batches and uses the space again.
     The server may run. OPS_OPERATOR (else your login's name) signs the audit log.
     """
+    from gateway.maintenance import drop
     from gateway.settings import load_settings
 
     settings = load_settings()
-    pieces = _run(settings, _drop(settings, before, reason, yes))
+
+    def told(piece: Piece) -> None:
+        how = f"table {piece.table} as a whole" if piece.whole else f"rows of table {piece.table}"
+        print(f"{'dropped' if yes else 'would drop'} {piece.month}: {piece.records:,} records, {how}", flush=True)
+
+    pieces = _run(settings, drop(settings.database, before, reason, yes, told))
     if not pieces:
         print(f"nothing to drop: there are no usage records from before {before}")
         return
@@ -216,12 +224,13 @@ def quarantine(
     its account is made up for with a correction, and closed. Twice is once. The server may run; retries need its database
     role. OPS_OPERATOR (else your login's name) signs the audit log.
     """
+    from gateway.maintenance import quarantine_lines
     from gateway.settings import load_settings
 
     if retry is not None and close is not None:
         raise SetupError("--retry and --close: give one of them")
     settings = load_settings()
-    for line in _run(settings, _quarantine(settings, retry, close, reason)):
+    for line in _run(settings, quarantine_lines(settings.database, retry, close, reason)):
         print(line)
 
 
@@ -236,6 +245,7 @@ def operator_role(
     rows, nor create, alter or drop anything. Run it as the owner of the tables, again after each migration. The role has no
     password until you give it one, in psql: \\password NAME. Then operators connect as it, and nobody needs the owner's.
     """
+    from gateway.maintenance import make_role
     from gateway.settings import load_settings
     from models.roles import operator_role as statements
 
@@ -244,7 +254,7 @@ def operator_role(
         if not apply:
             print(f"{statement};")
     if apply:
-        _run(settings, _make_role(settings, name))
+        _run(settings, make_role(settings.database, name))
         print(f"{settings.database.shown}: {name} is a role for operators; if it is new, set its password")
 
 
@@ -270,87 +280,6 @@ def _describe_settings() -> Iterator[tuple[str, str]]:
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         one_of = f", one of {', '.join(choices)}" if choices else ""
         yield variable_of(name), f"{field.description}{one_of}{default}"
-
-
-async def _find(settings: Settings) -> list[Any]:
-    from models.database import open_database
-    from models.invariants import check_invariants
-    from models.schema import check_schema
-
-    async with open_database(settings.database, pool=1) as database:
-        await check_schema(database)
-        return list(await check_invariants(database))
-
-
-async def _sum_days(settings: Settings) -> list[str]:
-    from models.database import open_database
-    from models.day_repair import sum_again
-    from models.environment import operator_name
-    from models.ids import to_datetime
-    from models.schema import check_schema
-
-    async with open_database(settings.database, pool=2) as database:
-        await check_schema(database)
-        return [f"{to_datetime(day_us):%Y-%m-%d}" for day_us in await sum_again(database, operator_name())]
-
-
-async def _drop(settings: Settings, before: str, reason: str, yes: bool) -> list[Any]:
-    from models.database import open_database
-    from models.environment import operator_name
-    from models.price_list import database_now_us
-    from models.retention import Piece, drop_usage, plan_drop
-    from models.schema import check_schema
-
-    def told(piece: Piece) -> None:
-        how = f"table {piece.table} as a whole" if piece.whole else f"rows of table {piece.table}"
-        print(f"{'dropped' if yes else 'would drop'} {piece.month}: {piece.records:,} records, {how}", flush=True)
-
-    async with open_database(settings.database, pool=2) as database:
-        await check_schema(database)
-        now_us = await database_now_us(database)
-        if yes:
-            return await drop_usage(database, operator_name(), before, reason, now_us, told=told)
-        pieces = await plan_drop(database, before, now_us)
-        for piece in pieces:
-            told(piece)
-        return pieces
-
-
-async def _quarantine(settings: Settings, retry: int | None, close: int | None, reason: str) -> list[str]:
-    from models.database import open_database
-    from models.environment import operator_name
-    from models.ids import to_datetime
-    from models.prices import credits_text
-    from models.quarantine import close_quarantined, quarantine_rows, retry_quarantined
-    from models.schema import check_schema
-
-    async with open_database(settings.database, pool=1) as database:
-        await check_schema(database)
-        if close is not None:
-            await close_quarantined(database, operator_name(), close, reason=reason)
-            return [f"{close} is closed"]
-        if retry is not None:
-            settled = await retry_quarantined(database, operator_name(), retry, reason=reason)
-            if settled is None:
-                return [f"{retry} had left quarantine before"]
-            charged, lost = credits_text(settled.charged_nano), credits_text(settled.writeoff_nano)
-            return [f"{retry} is settled: {charged} credits charged, {lost} written off"]
-        rows = await quarantine_rows(database)
-        lines = [
-            f"{row['id']}  {to_datetime(row['at_us']):%Y-%m-%d %H:%M:%S}Z  {row['error']}\n    {row['command']}"
-            for row in rows
-        ]
-        return lines or ["nothing is in quarantine"]
-
-
-async def _make_role(settings: Settings, name: str) -> None:
-    from models.database import open_database
-    from models.roles import make_operator_role
-    from models.schema import check_schema
-
-    async with open_database(settings.database, pool=1) as database:
-        await check_schema(database)
-        await make_operator_role(database, name)
 
 
 def _run(settings: Settings, work: Coroutine[Any, Any, Result]) -> Result:
