@@ -131,7 +131,7 @@ class Gateway:
         self.catalog = Catalog(self.database, seal)
         await self.catalog.start()
         self.keys = Keys(self.database, self.catalog)
-        self.lease = await Lease.begin(self.database, socket.gethostname(), os.getpid())
+        self.lease = await Lease.begin(self.database, socket.gethostname(), os.getpid(), secret_mark=seal.mark)
         self.billing = self._open_billing()
         self.billing.epoch_id = self.lease.life.epoch_id
         if url.path is not None:

@@ -40,9 +40,9 @@ log = structlog.get_logger()
 
 
 class Lease:
-    def __init__(self, database: Database, life: Life, machine: str, pid: int) -> None:
+    def __init__(self, database: Database, life: Life, machine: str, pid: int, secret_mark: str | None) -> None:
         self._database = database
-        self._machine, self._pid = machine, pid
+        self._machine, self._pid, self._secret_mark = machine, pid, secret_mark
         self.life = life
         self._renewed_at = time.monotonic()
         self._reachable_since = self._renewed_at
@@ -51,8 +51,9 @@ class Lease:
         self._beat_us = life.started_us
 
     @classmethod
-    async def begin(cls, database: Database, machine: str, pid: int) -> Lease:
-        return cls(database, await open_epoch(database, machine, pid), machine, pid)
+    async def begin(cls, database: Database, machine: str, pid: int, *, secret_mark: str | None = None) -> Lease:
+        life = await open_epoch(database, machine, pid, secret_mark=secret_mark)
+        return cls(database, life, machine, pid, secret_mark)
 
     @property
     def is_fresh(self) -> bool:
@@ -71,7 +72,7 @@ class Lease:
             beat_us = await renew_epoch(self._database, self.life.epoch_id)
             if beat_us is None:
                 log.warning("this worker was taken for dead; it begins anew", epoch=self.life.epoch_id)
-                self.life = await open_epoch(self._database, self._machine, self._pid)
+                self.life = await open_epoch(self._database, self._machine, self._pid, secret_mark=self._secret_mark)
                 billing.epoch_id = self.life.epoch_id
                 beat_us = self.life.started_us
         except BaseException:

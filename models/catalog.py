@@ -10,6 +10,7 @@ import msgspec
 from models.changes import CATALOG, operator_write
 from models.checks import check_choice, check_text, check_whole
 from models.database import Database
+from models.epochs import living_secret_mark
 from models.errors import AlreadyExists, BadInput, NotFound, SetupError
 from models.records import CatalogModel, Provider
 from models.secrets import Seal
@@ -60,6 +61,12 @@ async def add_provider(
     url = clean_base_url(base_url)
     credential = seal.close(_clean_credential(api_key))
     field = check_choice(max_tokens_field, field="max_tokens_field", choices=MAX_TOKENS_FIELDS)
+    mark = await living_secret_mark(database)
+    if mark not in (None, seal.mark):
+        raise SetupError(
+            "GATEWAY_SECRET_KEY: is not the one that the running servers use, and they could not read this credential; "
+            "set theirs"
+        )
     async with operator_write(database, operator) as write:
         if await Provider.filter(name=shown).exists():
             raise AlreadyExists(f"name: there is a provider {shown!r} already", field="name")

@@ -25,13 +25,13 @@ class Life(NamedTuple):
     started_us: int
 
 
-async def open_epoch(database: Database, machine: str, pid: int) -> Life:
-    """A new epoch, alive from now."""
+async def open_epoch(database: Database, machine: str, pid: int, *, secret_mark: str | None = None) -> Life:
+    """A new epoch, alive from now. `secret_mark`: of the key under which this worker reads credentials (`Seal.mark`)."""
     now = _now(database)
     rows = await database.rows(
-        f"INSERT INTO epoch (machine, pid, started_us, heartbeat_us) VALUES (?, ?, {now}, {now})"
+        f"INSERT INTO epoch (machine, pid, started_us, heartbeat_us, secret_mark) VALUES (?, ?, {now}, {now}, ?)"
         " RETURNING id, started_us",
-        [machine, pid],
+        [machine, pid, secret_mark],
     )
     return Life(int(rows[0]["id"]), int(rows[0]["started_us"]))
 
@@ -77,6 +77,15 @@ async def end_dead_epochs(
             ending = f"UPDATE epoch SET ended_us = {_now(database)} WHERE id = ?"
             await transaction.execute_query(database.placed(ending), [id_])
     return ids
+
+
+async def living_secret_mark(database: Database) -> str | None:
+    """The `secret_mark` of the worker that began last of those alive; None when nobody serves."""
+    alive = "SELECT secret_mark FROM epoch WHERE ended_us IS NULL"
+    if database.dialect == "postgres":
+        alive += f" AND heartbeat_us > {_POSTGRES_NOW} - {int(LEASE_S * SECOND_US)}"
+    rows = await database.rows(f"{alive} ORDER BY id DESC LIMIT 1")
+    return rows[0]["secret_mark"] if rows else None
 
 
 async def ended_epochs(database: Database, since_us: int) -> dict[int, int]:

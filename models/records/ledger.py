@@ -15,6 +15,8 @@ class Epoch(Model):
     started_us = fields.BigIntField()
     heartbeat_us = fields.BigIntField()
     ended_us = fields.BigIntField(null=True)
+    # Of the key under which this worker reads credentials: who seals one must have the same.
+    secret_mark = fields.CharField(max_length=32, null=True)
 
     class Meta:
         table = "epoch"

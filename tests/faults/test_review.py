@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
+import ops
 from tests.faults.wire import chat_request, connect
 from tests.rig import Rig, start_rig
 
@@ -159,8 +160,12 @@ def test_a_wrong_or_lost_secret_ends_the_server_at_once_and_is_not_replaced(tmp_
 @pytest.mark.only("cluster")
 def test_a_wrong_or_missing_secret_ends_a_server_on_postgresql_at_once(tmp_path: Path) -> None:
     with start_rig(tmp_path) as rig:
-        rig.server.stop()
         right = rig.environment["GATEWAY_SECRET_KEY"]
+        # Nor may an operator seal a credential that the servers could not read.
+        rig.environment["GATEWAY_SECRET_KEY"] = "0" * 64
+        with rig.connect("olga") as desk, pytest.raises(ops.SetupError, match="that the running servers use"):
+            desk.catalog.add_provider("other", base_url="https://other.test", api_key="k")
+        rig.server.stop()
         for secret in ("0" * 64, ""):
             rig.environment["GATEWAY_SECRET_KEY"] = secret
             refused = rig.run("serve", "--port", "0")

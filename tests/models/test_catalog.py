@@ -8,13 +8,14 @@ import msgspec
 import pytest
 
 from models.catalog import add_model, add_provider, publish_model, set_credential, unpublish_model
-from models.errors import AlreadyExists, BadInput, Conflict, NotFound
+from models.epochs import end_epoch, open_epoch
+from models.errors import AlreadyExists, BadInput, Conflict, NotFound, SetupError
 from models.ids import SECOND_US, now_us
 from models.limits import limit_rows, set_limit
 from models.price_list import newest_price_id, price_at, price_rows, publish_price
 from models.price_terms import price_from_usd
 from models.prices import PriceVersion
-from models.records import Audit, CatalogModel, Price, Provider
+from models.records import Audit, CatalogModel, Price, Provider, Route
 from models.routes import add_route, disable_route, enable_route, route_list, set_route
 from models.secrets import Seal
 from tests.models.shop import Shop, last_change, sqlite_only, trace
@@ -31,6 +32,21 @@ async def test_a_credential_is_sealed_and_stands_nowhere_in_the_clear(shop: Shop
     assert SEAL.open((await Provider.get(name="acme")).credential) == "canary-2"
     assert not any("canary" in str(row.before) + str(row.after) for row in await Audit.all())
     assert await last_change() == ("catalog", 0)
+
+
+async def test_the_first_credential_is_sealed_under_the_key_of_the_servers_that_run(shop: Shop) -> None:
+    await Route.all().delete()
+    await Provider.all().delete()
+    before = await trace()
+    life = await open_epoch(shop.database, "here", 1, secret_mark=SEAL.mark)
+    with pytest.raises(SetupError, match="GATEWAY_SECRET_KEY: is not the one that the running servers use"):
+        await add_provider(shop.database, "olga", "b", base_url="https://b.test", api_key="k", seal=Seal("another"))
+    assert await trace() == before
+    await add_provider(shop.database, "olga", "b", base_url="https://b.test", api_key="k", seal=SEAL)
+    # When they are gone the next ones may have another key: whoever starts them with a wrong one is told.
+    await Provider.all().delete()
+    await end_epoch(shop.database, life.epoch_id)
+    await add_provider(shop.database, "olga", "b", base_url="https://b.test", api_key="k", seal=Seal("another"))
 
 
 @sqlite_only
