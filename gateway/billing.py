@@ -107,10 +107,15 @@ class Billing:
                 self._on_abandoned(command, future.result())
             raise
         except InsufficientCredits as error:
+            # Without a bound of the client's own only the input and a first token have to be covered.
+            costs, less = (
+                ("needs at least {} credits for its input and a first token", "a shorter input")
+                if least_nano < most_nano
+                else ("can cost {} credits", "fewer tokens (a smaller max_tokens helps)")
+            )
             raise InsufficientCredits(
-                f"Insufficient credits: this request can cost {credits_text(error.needed_nano)} credits and "
-                f"{credits_text(error.available_nano)} are available. Top up in the dashboard under Billing, or send "
-                "fewer tokens (a smaller max_tokens helps).",
+                f"Insufficient credits: this request {costs.format(credits_text(error.needed_nano))} and "
+                f"{credits_text(error.available_nano)} are available. Top up in the dashboard under Billing, or send {less}.",
                 available_nano=error.available_nano,
                 needed_nano=error.needed_nano,
             ) from None
