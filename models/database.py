@@ -219,7 +219,7 @@ async def connect(
     """
     if url.path is not None:
         if create:
-            url.path.parent.mkdir(parents=True, exist_ok=True)
+            _make_file(url.path)
         elif not url.path.exists():
             raise SetupError(f"there is no database at {url.path}; create it with: gateway migrate")
     # Tortoise keeps statements for the whole process, but the two kinds of database write placeholders differently.
@@ -236,6 +236,13 @@ async def connect(
             await database.close()
             raise SetupError(f"{url.path} cannot be opened as a SQLite database: {error}") from None
     return database
+
+
+def _make_file(path: Path) -> None:
+    """Where there is none yet, an empty one that only its owner reads; SQLite gives its mode to the log beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
 def postgres_options(url: DatabaseUrl) -> dict[str, Any]:

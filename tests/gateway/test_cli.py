@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -175,6 +176,31 @@ def test_migrating_twice_changes_nothing(migrated: Path) -> None:
     assert "nothing to do" in again.stdout
     assert secret.read_text() == before
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_a_new_database_is_private_whatever_the_umask_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert gateway(tmp_path, "migrate").returncode == 0
+        assert gateway(tmp_path, "demo", "--prepare", GATEWAY_DATABASE_URL="sqlite://demo/gateway.db").returncode == 0
+    finally:
+        os.umask(before)
+    file = tmp_path / "var" / "gateway.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE account SET held_nano = held_nano")
+        assert modes(tmp_path / "var") == modes(tmp_path / "demo") == {0o600}
+    file.chmod(0o640)
+    assert gateway(tmp_path, "migrate").returncode == 0
+    assert gateway(tmp_path, "backup", "copy.db").returncode == 0
+    assert gateway(tmp_path, "restore", "copy.db").returncode == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert gateway(tmp_path, "restore", "copy.db", GATEWAY_DATABASE_URL="sqlite://new/gateway.db").returncode == 0
+    assert modes(tmp_path / "new") == {0o600}
+
+
+def modes(folder: Path) -> set[int]:
+    """Of all files in a folder."""
+    return {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
 
 def test_migrating_at_once_succeeds_everywhere_and_makes_one_secret(tmp_path: Path) -> None:
