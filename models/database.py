@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -43,6 +45,9 @@ AWAY = (
     OSError,
     TimeoutError,
 )
+# And what the system says where no database answers; one that answers speaks for itself.
+_UNREACHABLE = (ConnectionRefusedError, ConnectionResetError, TimeoutError, socket.gaierror)
+_UNREACHABLE_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 # Any constant will do; it must only be the same in every version of this program.
 MIGRATION_LOCK_ID = 7_205_759_401
 CHANGE_LOCK_ID = 7_205_759_402
@@ -142,6 +147,15 @@ class Database:
 def is_away(error: BaseException) -> bool:
     """Whether trying again later may help, because it is the database that is away or locked, and not our statement."""
     return isinstance(error, AWAY) or (isinstance(error, OperationalError) and "locked" in str(error))
+
+
+def why_unusable(url: DatabaseUrl, error: BaseException) -> str:
+    """What the error says; of a PostgreSQL that does not answer, what to do as well."""
+    is_silent = isinstance(error, _UNREACHABLE) or getattr(error, "errno", None) in _UNREACHABLE_ERRNOS
+    if url.path is not None or not is_silent:
+        return str(error)
+    detail = str(error) or f"nothing within {CONNECT_WITHIN_S:.0f} s"
+    return f"no PostgreSQL answers there ({detail}); start it, or correct host and port"
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from asyncpg import InvalidPasswordError
 
 import ops
 from gateway.settings import Settings, variable_of
+from models.database import parse_url, why_unusable
 from models.ids import new_request_id
 from models.months import Month
 from tests.rig import ROOT, Process
@@ -127,6 +130,33 @@ def test_a_bad_secret_key_and_a_database_password_are_not_repeated(tmp_path: Pat
     told = refusal(gateway(tmp_path, "migrate", GATEWAY_DATABASE_URL=POSTGRES))
     assert "GATEWAY_DATABASE_URL" in told
     assert "pass-word" not in told
+
+
+def test_a_postgres_that_does_not_answer_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        # Bound, but nobody listens: a connection is refused.
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        for command, host in (("serve", "127.0.0.1"), ("migrate", "127.0.0.1"), ("serve", "nowhere.invalid")):
+            url = f"postgres://user:pass-word@{host}:{port}/gateway"
+            told = refusal(gateway(tmp_path, command, GATEWAY_DATABASE_URL=url))
+            assert f"postgres://user:…@{host}:{port}/gateway: no PostgreSQL answers there" in told
+            assert told.endswith("; start it, or correct host and port\n")
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), ConnectionResetError("reset"), OSError(errno.EHOSTUNREACH, "No route to host")]
+)
+def test_one_that_is_silent_is_not_left_without_a_remedy(error: OSError) -> None:
+    told = why_unusable(parse_url(POSTGRES), error)
+    assert "no PostgreSQL answers there (" in told
+    assert "()" not in told
+
+
+def test_what_an_answering_database_refuses_is_in_its_own_words() -> None:
+    for error in (InvalidPasswordError("password authentication failed"), PermissionError(errno.EACCES, "denied")):
+        assert why_unusable(parse_url(POSTGRES), error) == str(error)
+    assert why_unusable(parse_url("sqlite://gateway.db"), TimeoutError("locked")) == "locked"
 
 
 def test_a_missing_or_unmigrated_database_names_the_command_that_helps(tmp_path: Path) -> None:
