@@ -295,7 +295,10 @@ def _guarded(settings: Settings, work: Callable[[], Result]) -> Result:
     from asyncpg import PostgresError
     from tortoise.exceptions import BaseORMException
 
+    from models.database import why_unusable
+
     try:
         return work()
     except (BaseORMException, PostgresError, sqlite3.Error, OSError) as error:
-        raise SetupError(f"GATEWAY_DATABASE_URL: cannot use {settings.database.shown}: {error}") from error
+        why = why_unusable(settings.database, error)
+        raise SetupError(f"GATEWAY_DATABASE_URL: cannot use {settings.database.shown}: {why}") from error

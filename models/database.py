@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -43,6 +45,9 @@ AWAY = (
     OSError,
     TimeoutError,
 )
+# And what the system says where no database answers; one that answers speaks for itself.
+_UNREACHABLE = (ConnectionRefusedError, ConnectionResetError, TimeoutError, socket.gaierror)
+_UNREACHABLE_ERRNOS = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 # Any constant will do; it must only be the same in every version of this program.
 MIGRATION_LOCK_ID = 7_205_759_401
 CHANGE_LOCK_ID = 7_205_759_402
@@ -144,6 +149,15 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, AWAY) or (isinstance(error, OperationalError) and "locked" in str(error))
 
 
+def why_unusable(url: DatabaseUrl, error: BaseException) -> str:
+    """What the error says; of a PostgreSQL that does not answer, what to do as well."""
+    is_silent = isinstance(error, _UNREACHABLE) or getattr(error, "errno", None) in _UNREACHABLE_ERRNOS
+    if url.path is not None or not is_silent:
+        return str(error)
+    detail = str(error) or f"nothing within {CONNECT_WITHIN_S:.0f} s"
+    return f"no PostgreSQL answers there ({detail}); start it, or correct host and port"
+
+
 @contextlib.asynccontextmanager
 async def open_database(url: DatabaseUrl, *, create: bool = False, pool: int = 10) -> AsyncIterator[Database]:
     """Open, and make it the current Tortoise context of this task; closed on leaving.
@@ -219,7 +233,7 @@ async def connect(
     """
     if url.path is not None:
         if create:
-            url.path.parent.mkdir(parents=True, exist_ok=True)
+            _make_file(url.path)
         elif not url.path.exists():
             raise SetupError(f"there is no database at {url.path}; create it with: gateway migrate")
     # Tortoise keeps statements for the whole process, but the two kinds of database write placeholders differently.
@@ -236,6 +250,13 @@ async def connect(
             await database.close()
             raise SetupError(f"{url.path} cannot be opened as a SQLite database: {error}") from None
     return database
+
+
+def _make_file(path: Path) -> None:
+    """Where there is none yet, an empty one that only its owner reads; SQLite gives its mode to the log beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
 
 
 def postgres_options(url: DatabaseUrl) -> dict[str, Any]:

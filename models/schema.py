@@ -8,7 +8,15 @@ from collections.abc import AsyncIterator
 from tortoise.exceptions import BaseORMException
 from tortoise.migrations.executor import MigrationExecutor
 
-from models.database import MIGRATION_LOCK_ID, Database, DatabaseUrl, file_lock, open_database, tortoise_config
+from models.database import (
+    MIGRATION_LOCK_ID,
+    Database,
+    DatabaseUrl,
+    file_lock,
+    open_database,
+    tortoise_config,
+    why_unusable,
+)
 from models.errors import SetupError
 from models.ids import now_us
 from models.partitions import make_partitions
@@ -76,7 +84,8 @@ async def pending_migrations(database: Database) -> list[str]:
         await database.rows("SELECT 1")
         return [step.migration.name for step in await executor(database).plan()]
     except (BaseORMException, OSError) as error:
-        raise SetupError(f"GATEWAY_DATABASE_URL: cannot read the database {database.url.shown}: {error}") from error
+        why = why_unusable(database.url, error)
+        raise SetupError(f"GATEWAY_DATABASE_URL: cannot read the database {database.url.shown}: {why}") from error
 
 
 async def _unknown_migrations(database: Database) -> list[str]:

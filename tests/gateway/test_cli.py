@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -14,9 +16,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from asyncpg import InvalidPasswordError
 
 import ops
 from gateway.settings import Settings, variable_of
+from models.database import parse_url, why_unusable
 from models.ids import new_request_id
 from models.months import Month
 from tests.rig import ROOT, Process
@@ -128,6 +132,33 @@ def test_a_bad_secret_key_and_a_database_password_are_not_repeated(tmp_path: Pat
     assert "pass-word" not in told
 
 
+def test_a_postgres_that_does_not_answer_is_named_with_what_to_do(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        # Bound, but nobody listens: a connection is refused.
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        for command, host in (("serve", "127.0.0.1"), ("migrate", "127.0.0.1"), ("serve", "nowhere.invalid")):
+            url = f"postgres://user:pass-word@{host}:{port}/gateway"
+            told = refusal(gateway(tmp_path, command, GATEWAY_DATABASE_URL=url))
+            assert f"postgres://user:…@{host}:{port}/gateway: no PostgreSQL answers there" in told
+            assert told.endswith("; start it, or correct host and port\n")
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), ConnectionResetError("reset"), OSError(errno.EHOSTUNREACH, "No route to host")]
+)
+def test_one_that_is_silent_is_not_left_without_a_remedy(error: OSError) -> None:
+    told = why_unusable(parse_url(POSTGRES), error)
+    assert "no PostgreSQL answers there (" in told
+    assert "()" not in told
+
+
+def test_what_an_answering_database_refuses_is_in_its_own_words() -> None:
+    for error in (InvalidPasswordError("password authentication failed"), PermissionError(errno.EACCES, "denied")):
+        assert why_unusable(parse_url(POSTGRES), error) == str(error)
+    assert why_unusable(parse_url("sqlite://gateway.db"), TimeoutError("locked")) == "locked"
+
+
 def test_a_missing_or_unmigrated_database_names_the_command_that_helps(tmp_path: Path) -> None:
     for command in ("serve", "reconcile"):
         assert "gateway migrate" in refusal(gateway(tmp_path, command))
@@ -175,6 +206,31 @@ def test_migrating_twice_changes_nothing(migrated: Path) -> None:
     assert "nothing to do" in again.stdout
     assert secret.read_text() == before
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_a_new_database_is_private_whatever_the_umask_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert gateway(tmp_path, "migrate").returncode == 0
+        assert gateway(tmp_path, "demo", "--prepare", GATEWAY_DATABASE_URL="sqlite://demo/gateway.db").returncode == 0
+    finally:
+        os.umask(before)
+    file = tmp_path / "var" / "gateway.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE account SET held_nano = held_nano")
+        assert modes(tmp_path / "var") == modes(tmp_path / "demo") == {0o600}
+    file.chmod(0o640)
+    assert gateway(tmp_path, "migrate").returncode == 0
+    assert gateway(tmp_path, "backup", "copy.db").returncode == 0
+    assert gateway(tmp_path, "restore", "copy.db").returncode == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert gateway(tmp_path, "restore", "copy.db", GATEWAY_DATABASE_URL="sqlite://new/gateway.db").returncode == 0
+    assert modes(tmp_path / "new") == {0o600}
+
+
+def modes(folder: Path) -> set[int]:
+    """Of all files in a folder."""
+    return {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
 
 def test_migrating_at_once_succeeds_everywhere_and_makes_one_secret(tmp_path: Path) -> None:
