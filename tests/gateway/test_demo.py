@@ -174,6 +174,7 @@ def test_started_again_it_keeps_key_password_and_balance(tmp_path: Path) -> None
         assert len(second.desk.catalog.models()) == len(ALIASES)
 
 
+@pytest.mark.drill
 def test_a_lost_demo_json_means_a_new_key_and_a_link_for_the_password(tmp_path: Path) -> None:
     with start_demo(tmp_path) as first:
         before = first.balance_nano
@@ -185,7 +186,7 @@ def test_a_lost_demo_json_means_a_new_key_and_a_link_for_the_password(tmp_path: 
         assert re.search(r"choose a password at http://\S+/reset/\S+", second.printed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.drill)])
 def test_a_stop_signal_lets_a_running_stream_finish_even_when_it_is_repeated(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -218,6 +219,7 @@ def test_a_real_provider_takes_over_its_aliases_when_its_key_is_set(tmp_path: Pa
     assert canary not in running.printed
 
 
+@pytest.mark.drill
 def test_its_database_can_be_made_before_it_and_is_the_same(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gateway", "demo", "--prepare"]
     told = {k: v for k, v in os.environ.items() if not k.startswith("GATEWAY_")} | {"PYTHONPATH": str(ROOT)}

@@ -42,6 +42,7 @@ def validated(notebook: Path, folder: Path, *paths: Path) -> subprocess.Complete
     return subprocess.run(command, cwd=ROOT, env=told, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.drill
 def test_a_notebook_fails_when_the_tiers_of_prices_are_forgotten(tmp_path: Path) -> None:
     altered = tmp_path / "altered"
     altered.mkdir()

@@ -30,6 +30,7 @@ def rows_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
     return {name: sorted(rows, key=repr) for name, rows in tables.items() if name not in _OF_ITS_MAKING}
 
 
+@pytest.mark.drill
 def test_two_samples_are_the_same(path: Path, tmp_path: Path) -> None:
     assert rows_of(path) == rows_of(make_sample(tmp_path / "again.db"))
 

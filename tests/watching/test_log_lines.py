@@ -78,6 +78,7 @@ async def test_on_a_full_disk_workers_are_replaced(tmp_path: Path) -> None:
     close_desks()
 
 
+@pytest.mark.drill
 async def test_a_log_that_nobody_reads_keeps_nobody_waiting(tmp_path: Path) -> None:
     close_desks()
     os.mkfifo(tmp_path / "gateway.log")
