@@ -126,7 +126,10 @@ def test_the_env_file_is_read_and_an_empty_variable_is_unset(tmp_path: Path) -> 
 
 
 def test_a_bad_secret_key_and_a_database_password_are_not_repeated(tmp_path: Path) -> None:
-    assert "tooshort" not in refusal(gateway(tmp_path, "serve", GATEWAY_SECRET_KEY="tooshort"))
+    told = refusal(gateway(tmp_path, "serve", GATEWAY_SECRET_KEY="tooshort"))
+    assert told == (
+        "gateway: GATEWAY_SECRET_KEY: must have at least 16 characters; make one with: openssl rand -hex 32\n"
+    )
     told = refusal(gateway(tmp_path, "migrate", GATEWAY_DATABASE_URL=POSTGRES))
     assert "GATEWAY_DATABASE_URL" in told
     assert "pass-word" not in told
