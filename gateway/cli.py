@@ -46,7 +46,7 @@ class ServeCommand(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Settings, from the environment or the file .env"):
-            formatter.write_dl(list(_describe_settings()), col_max=40)
+            formatter.write_dl(list(_describe_settings()), col_max=26)
 
 
 class SimulateCommand(TyperCommand):

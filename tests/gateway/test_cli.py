@@ -106,6 +106,17 @@ def test_the_help_of_serve_lists_every_setting_with_its_default(tmp_path: Path) 
     assert "closed, invite, open (closed)" in shown
 
 
+@pytest.mark.parametrize("columns", [72, 80, 120])
+def test_the_help_of_serve_breaks_no_line_within_a_word(tmp_path: Path, columns: int) -> None:
+    shown = words(gateway(tmp_path, "serve", "--help", COLUMNS=str(columns)).stdout)
+    for field in Settings.model_fields.values():
+        assert words(str(field.description)) - {"e-mail"} <= shown
+
+
+def words(text: str) -> set[str]:
+    return {word.rstrip(",") for word in text.split()}
+
+
 def test_the_help_of_simulate_provider_lists_what_a_model_name_can_ask_for(tmp_path: Path) -> None:
     shown = gateway(tmp_path, "simulate-provider", "--help").stdout
     assert all(option in shown for option in ("words=N", "cut=N", "stall=N", "usage=", "gap_ms=N"))
