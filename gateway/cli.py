@@ -90,11 +90,12 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the API, from settings."""
-    from gateway.server import check_setup, run_server
+    from gateway.server import check_setup, run_server, start_logs
     from gateway.settings import load_settings
 
     given = {"host": host, "port": port, "workers": workers}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    start_logs(settings)
     _run(settings, check_setup(settings, newer=rolled_back))
     run_server(settings, settings.host, settings.port, banner=lambda url: print(f"gateway: serving {url}", flush=True))
 

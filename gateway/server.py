@@ -17,9 +17,13 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from gateway.logs import write_logs
+from gateway.misspelled import misspelled
 from gateway.settings import Settings
 from models.database import DatabaseUrl, file_lock, open_database
+from models.environment import variables
 from models.errors import DomainError, SetupError
 from models.schema import check_schema
 
@@ -32,6 +36,15 @@ OPEN_FILES = 65_536
 FIRST, LAST = 1_000, -1_000
 # What running answers have when the main process is gone.
 _ORPHAN_S = 2.0
+log = structlog.get_logger()
+
+
+def start_logs(settings: Settings) -> None:
+    """Write them from now on, and tell first of what is set and is no setting: another version's, or misspelled."""
+    write_logs(settings)
+    for name, meant in misspelled(variables()):
+        perhaps = {} if meant is None else {"meant": meant}
+        log.warning("no setting has this name, it is left out", variable=name, **perhaps)
 
 
 def run_server(
@@ -42,7 +55,7 @@ def run_server(
     banner: Callable[[str], None] | None = None,
     beside: Callable[[], AbstractAsyncContextManager[None]] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `banner` gets the address once the server answers.
+    """Serve until SIGTERM or SIGINT, after `start_logs`. `banner` gets the address once the server answers.
 
     `beside` is entered in the server's own event loop before anything else starts, and left after all else has stopped;
     it is for one worker. Raises SetupError when another server has this database, or the port is taken.
@@ -54,7 +67,6 @@ def run_server(
             if banner is not None:
                 banner(url)
 
-        write_logs(settings)
         _allow_open_files()
         if settings.workers > 1:
             from gateway.workers import Workers, shared_numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 PREFIX = "GATEWAY_"
+# How Kubernetes writes the address of a service into variables of every pod beside it.
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], NoDecode]
 
 
@@ -141,6 +144,11 @@ def _what_is_wrong(error: ErrorDetails, name: str, field: FieldInfo | None) -> s
     if error["type"] == "too_short":
         # A secret key, for nothing else has a least length.
         return f"must have at least {error['ctx']['min_length']} characters; make one with: openssl rand -hex 32"
+    if name == variable_of("port") and SERVICE_LINK.match(str(error["input"])):
+        return (
+            f"{error['input']!r} is what Kubernetes sets it to for a service called gateway; give the pod "
+            "enableServiceLinks: false, or set it, or --port, to the port to listen on"
+        )
     meaning = f" ({field.description})" if field is not None and field.description else ""
     # An address may hold a password.
     shown = "" if "SECRET" in name or "@" in str(error["input"]) else f", got {error['input']!r}"

@@ -136,6 +136,52 @@ def test_the_env_file_is_read_and_an_empty_variable_is_unset(tmp_path: Path) -> 
     assert "GATEWAY_PORT" in refusal(gateway(tmp_path, "serve", GATEWAY_PORT=""))
 
 
+def test_a_name_that_is_no_setting_is_warned_of_once_and_the_server_starts(migrated: Path) -> None:
+    (migrated / ".env").write_text("GATEWAY_HOTS=canary.example\nGATEWAY_BRAND=Acme\nGATEWAY_VERSION=1.2\n")
+    given = {
+        "GATEWAY_SINGUP": "canary",
+        "GATEWAY_OF_THE_NEXT_VERSION": "canary",
+        "GATEWAY_EMPTY": "",
+        "gateway_signup": "invite",
+        # What Kubernetes sets for a service called gateway.
+        "GATEWAY_SERVICE_HOST": "10.0.0.7",
+        "GATEWAY_SERVICE_PORT": "8000",
+        "GATEWAY_SERVICE_PORT_HTTP": "8000",
+        "GATEWAY_PORT": "tcp://10.0.0.7:8000",
+        "GATEWAY_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+        "GATEWAY_PORT_8000_TCP_PROTO": "tcp",
+        "GATEWAY_PORT_8000_TCP_PORT": "8000",
+        "GATEWAY_PORT_8000_TCP_ADDR": "10.0.0.7",
+    }
+    server = Process(["serve", "--port", "0"], {**given, "GATEWAY_LOG_FORMAT": "json"}, migrated / "gateway.log")
+    assert server.stop() == 0
+    told = server.log.read_text()
+    warnings = [line for line in map(json.loads, told.splitlines()) if line["level"] == "warning"]
+    assert {(line["variable"], line.get("meant")) for line in warnings} == {
+        ("GATEWAY_HOTS", "GATEWAY_HOST"),
+        ("GATEWAY_OF_THE_NEXT_VERSION", None),
+        ("GATEWAY_SINGUP", "GATEWAY_SIGNUP"),
+    }
+    assert len(warnings) == 3
+    assert "canary" not in told
+
+
+def test_it_is_warned_of_when_the_server_cannot_start_and_by_the_demo(tmp_path: Path) -> None:
+    done = gateway(tmp_path, "serve", GATEWAY_DATABSE_URL="postgres://user:canary@host/name")
+    assert done.returncode == 2
+    assert "meant=GATEWAY_DATABASE_URL variable=GATEWAY_DATABSE_URL" in done.stderr
+    assert "canary" not in done.stderr
+    demo = Process(["demo", "--port", "0"], {"GATEWAY_SINGUP": "open"}, tmp_path / "demo.log")
+    assert demo.stop() == 0
+    assert "meant=GATEWAY_SIGNUP variable=GATEWAY_SINGUP" in demo.log.read_text()
+
+
+def test_a_port_that_kubernetes_has_set_is_told_as_that(tmp_path: Path) -> None:
+    told = refusal(gateway(tmp_path, "serve", GATEWAY_PORT="tcp://10.0.0.7:8000"))
+    assert "GATEWAY_PORT: 'tcp://10.0.0.7:8000' is what Kubernetes sets it to" in told
+    assert "enableServiceLinks: false, or set it, or --port" in told
+
+
 def test_a_bad_secret_key_and_a_database_password_are_not_repeated(tmp_path: Path) -> None:
     told = refusal(gateway(tmp_path, "serve", GATEWAY_SECRET_KEY="tooshort"))
     assert told == (
