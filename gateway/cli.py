@@ -97,7 +97,11 @@ def serve(
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     start_logs(settings)
     _run(settings, check_setup(settings, newer=rolled_back))
-    run_server(settings, settings.host, settings.port, banner=lambda url: print(f"gateway: serving {url}", flush=True))
+
+    def banner(url: str) -> None:
+        print(f"gateway: serving {url}", flush=True)
+
+    run_server(settings, settings.host, settings.port, banner=banner, stages=True)
 
 
 @app.command()

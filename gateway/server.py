@@ -54,31 +54,46 @@ def run_server(
     *,
     banner: Callable[[str], None] | None = None,
     beside: Callable[[], AbstractAsyncContextManager[None]] | None = None,
+    stages: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT, after `start_logs`. `banner` gets the address once the server answers.
 
     `beside` is entered in the server's own event loop before anything else starts, and left after all else has stopped;
-    it is for one worker. Raises SetupError when another server has this database, or the port is taken.
+    it is for one worker. `stages`: the log tells that it serves, stops and has stopped.
+
+    Raises SetupError when another server has this database, or the port is taken.
     """
+
+    def tell(event: str, **what: object) -> None:
+        if stages:
+            log.info(event, **what)
+
     with _only_server(settings.database), _listen(host, port) as listener:
         url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}"
 
         def announce() -> None:
             if banner is not None:
                 banner(url)
+            tell("serving", url=url, workers=settings.workers)
+
+        def tell_stopping() -> None:
+            tell("stopping: nothing new is admitted, running requests may finish", within_s=settings.shutdown_s)
 
         _allow_open_files()
         if settings.workers > 1:
             from gateway.workers import Workers, shared_numbers
 
             with shared_numbers():
-                Workers(settings, listener, serve_worker).run(announce)
-            return
-        app = _build_app(settings)
-        if beside is not None:
-            _run_beside(app, beside())
-        app.register_listener(lambda _: announce(), "after_server_start", priority=LAST)
-        _serve(app, listener)
+                Workers(settings, listener, serve_worker).run(announce, tell_stopping)
+        else:
+            app = _build_app(settings)
+            if beside is not None:
+                _run_beside(app, beside())
+            app.register_listener(lambda _: announce(), "after_server_start", priority=LAST)
+            # The listeners of a stop are run in the reverse order: this is the first of them.
+            app.register_listener(lambda _: tell_stopping(), "before_server_stop", priority=LAST)
+            _serve(app, listener)
+        tell("stopped")
 
 
 def serve_worker(settings: Settings, listener: socket.socket, pipe: Connection) -> None:
