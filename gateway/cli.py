@@ -46,7 +46,7 @@ class ServeCommand(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Settings, from the environment or the file .env"):
-            formatter.write_dl(list(_describe_settings()), col_max=40)
+            formatter.write_dl(list(_describe_settings()), col_max=26)
 
 
 class SimulateCommand(TyperCommand):
@@ -90,13 +90,18 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the API, from settings."""
-    from gateway.server import check_setup, run_server
+    from gateway.server import check_setup, run_server, start_logs
     from gateway.settings import load_settings
 
     given = {"host": host, "port": port, "workers": workers}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    start_logs(settings)
     _run(settings, check_setup(settings, newer=rolled_back))
-    run_server(settings, settings.host, settings.port, banner=lambda url: print(f"gateway: serving {url}", flush=True))
+
+    def banner(url: str) -> None:
+        print(f"gateway: serving {url}", flush=True)
+
+    run_server(settings, settings.host, settings.port, banner=banner, stages=True)
 
 
 @app.command()

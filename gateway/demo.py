@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.demo_catalog import ALIASES, OPERATOR, set_default_limits, stock_catalog
-from gateway.server import run_server
+from gateway.server import run_server, start_logs
 from gateway.settings import Settings, load_settings
 from gateway.simulator import serve_simulator
 from models.accounts import create_account, find_account, make_reset_link
@@ -52,6 +52,7 @@ class Welcome(msgspec.Struct):
 def run_demo(host: str, port: int) -> None:
     """Serve the demo until SIGTERM or SIGINT."""
     settings = _demo_settings()
+    start_logs(settings)
     path = settings.database.path
     assert path is not None
     given = settings.secret_key.get_secret_value() if settings.secret_key else None

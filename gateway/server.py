@@ -17,9 +17,13 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from gateway.logs import write_logs
+from gateway.misspelled import misspelled
 from gateway.settings import Settings
 from models.database import DatabaseUrl, file_lock, open_database
+from models.environment import variables
 from models.errors import DomainError, SetupError
 from models.schema import check_schema
 
@@ -32,6 +36,15 @@ OPEN_FILES = 65_536
 FIRST, LAST = 1_000, -1_000
 # What running answers have when the main process is gone.
 _ORPHAN_S = 2.0
+log = structlog.get_logger()
+
+
+def start_logs(settings: Settings) -> None:
+    """Write them from now on, and tell first of what is set and is no setting: another version's, or misspelled."""
+    write_logs(settings)
+    for name, meant in misspelled(variables()):
+        perhaps = {} if meant is None else {"meant": meant}
+        log.warning("no setting has this name, it is left out", variable=name, **perhaps)
 
 
 def run_server(
@@ -41,32 +54,46 @@ def run_server(
     *,
     banner: Callable[[str], None] | None = None,
     beside: Callable[[], AbstractAsyncContextManager[None]] | None = None,
+    stages: bool = False,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `banner` gets the address once the server answers.
+    """Serve until SIGTERM or SIGINT, after `start_logs`. `banner` gets the address once the server answers.
 
     `beside` is entered in the server's own event loop before anything else starts, and left after all else has stopped;
-    it is for one worker. Raises SetupError when another server has this database, or the port is taken.
+    it is for one worker. `stages`: the log tells that it serves, stops and has stopped.
+
+    Raises SetupError when another server has this database, or the port is taken.
     """
+
+    def tell(event: str, **what: object) -> None:
+        if stages:
+            log.info(event, **what)
+
     with _only_server(settings.database), _listen(host, port) as listener:
         url = f"http://{_shown_host(host)}:{listener.getsockname()[1]}"
 
         def announce() -> None:
             if banner is not None:
                 banner(url)
+            tell("serving", url=url, workers=settings.workers)
 
-        write_logs(settings)
+        def tell_stopping() -> None:
+            tell("stopping: nothing new is admitted, running requests may finish", within_s=settings.shutdown_s)
+
         _allow_open_files()
         if settings.workers > 1:
             from gateway.workers import Workers, shared_numbers
 
             with shared_numbers():
-                Workers(settings, listener, serve_worker).run(announce)
-            return
-        app = _build_app(settings)
-        if beside is not None:
-            _run_beside(app, beside())
-        app.register_listener(lambda _: announce(), "after_server_start", priority=LAST)
-        _serve(app, listener)
+                Workers(settings, listener, serve_worker).run(announce, tell_stopping)
+        else:
+            app = _build_app(settings)
+            if beside is not None:
+                _run_beside(app, beside())
+            app.register_listener(lambda _: announce(), "after_server_start", priority=LAST)
+            # The listeners of a stop are run in the reverse order: this is the first of them.
+            app.register_listener(lambda _: tell_stopping(), "before_server_stop", priority=LAST)
+            _serve(app, listener)
+        tell("stopped")
 
 
 def serve_worker(settings: Settings, listener: socket.socket, pipe: Connection) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -12,7 +13,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from models.database import DEFAULT_URL, DatabaseUrl, parse_url, project_folder
 from models.errors import SetupError
 
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
 PREFIX = "GATEWAY_"
+# How Kubernetes writes the address of a service into variables of every pod beside it.
+SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://")
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], NoDecode]
 
 
@@ -126,14 +133,27 @@ def load_settings(**given: object) -> Settings:
         known = {key: name for name in Settings.model_fields for key in (name, variable_of(name))}
         name = variable_of(known[place]) if place in known else PREFIX + place.upper()
         field = Settings.model_fields.get(known.get(place, ""))
-        meaning = f" ({field.description})" if field is not None and field.description else ""
-        # An address may hold a password.
-        shown = "" if "SECRET" in name or "@" in str(first["input"]) else f", got {first['input']!r}"
-        told = "is not of the form that it must have" if "pattern" in first["type"] else first["msg"]
-        raise SetupError(f"{name}: {told}{shown}{meaning}") from None
+        raise SetupError(f"{name}: {_what_is_wrong(first, name, field)}") from None
     parse_url(settings.database_url)
     _check_pair(settings, "stripe_secret_key", "stripe_webhook_secret")
     return settings
+
+
+def _what_is_wrong(error: ErrorDetails, name: str, field: FieldInfo | None) -> str:
+    """With what was given, where that is no secret, and what would be right."""
+    if error["type"] == "too_short":
+        # A secret key, for nothing else has a least length.
+        return f"must have at least {error['ctx']['min_length']} characters; make one with: openssl rand -hex 32"
+    if name == variable_of("port") and SERVICE_LINK.match(str(error["input"])):
+        return (
+            f"{error['input']!r} is what Kubernetes sets it to for a service called gateway; give the pod "
+            "enableServiceLinks: false, or set it, or --port, to the port to listen on"
+        )
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    # An address may hold a password.
+    shown = "" if "SECRET" in name or "@" in str(error["input"]) else f", got {error['input']!r}"
+    told = "is not of the form that it must have" if "pattern" in error["type"] else error["msg"]
+    return f"{told}{shown}{meaning}"
 
 
 def _check_pair(settings: Settings, *names: str) -> None:

@@ -80,8 +80,11 @@ class Workers:
         self._restarts = restarts_counter(CollectorRegistry())
         self._bell, self._ringer = os.pipe()
 
-    def run(self, on_ready: Callable[[], None]) -> None:
-        """Until SIGTERM or SIGINT. Raises SetupError when the first workers cannot start."""
+    def run(self, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        """Until SIGTERM or SIGINT; `on_stop` is called then, before the workers hear of it.
+
+        Raises SetupError when the first workers cannot start.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         announced = False
@@ -92,6 +95,7 @@ class Workers:
                     announced = True
                     on_ready()
                 self._replace(give_up=not announced)
+            on_stop()
         finally:
             self._end()
 

@@ -27,7 +27,10 @@ def load_secret_key(url: DatabaseUrl, given: str | None, *, create: bool = False
     if given:
         return given
     if url.path is None:
-        raise SetupError("GATEWAY_SECRET_KEY: required with PostgreSQL; make one with: openssl rand -hex 32")
+        raise SetupError(
+            "GATEWAY_SECRET_KEY: required with PostgreSQL: the one that the servers use; if there is none yet, make one "
+            "with: openssl rand -hex 32"
+        )
     path = url.path.with_name(url.path.name + ".secret")
     if not path.exists() and _seals_credentials(url.path):
         raise SetupError(

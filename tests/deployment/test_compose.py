@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
+from gateway.misspelled import misspelled
 from gateway.settings import Settings, variable_of
 from gateway.workers import _ENDED_WITHIN_S
 from tests.rig import ROOT
@@ -99,6 +100,7 @@ def test_the_example_has_every_setting_with_its_default() -> None:
     assert meant_for_gateways - SETTINGS == {
         "GATEWAY_VERSION", "GATEWAY_MEMORY", "GATEWAY_CPUS", "GATEWAY_STOP_GRACE",
     }  # fmt: skip
+    assert not list(misspelled(example())), "a server that is started beside this file would warn of them"
     for name, field in Settings.model_fields.items():
         shown = example().get(variable_of(name))
         if shown and field.default is not None and variable_of(name) != "GATEWAY_WORKERS":

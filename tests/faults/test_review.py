@@ -171,5 +171,6 @@ def test_a_wrong_or_missing_secret_ends_a_server_on_postgresql_at_once(tmp_path:
             refused = rig.run("serve", "--port", "0")
             assert (refused.returncode, "GATEWAY_SECRET_KEY" in refused.stderr) == (2, True), refused.stderr
             assert "Traceback" not in refused.stderr
+        assert "required with PostgreSQL: the one that the servers use; if there is none yet" in refused.stderr
         rig.environment["GATEWAY_SECRET_KEY"] = right
         rig.start()

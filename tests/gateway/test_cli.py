@@ -106,6 +106,17 @@ def test_the_help_of_serve_lists_every_setting_with_its_default(tmp_path: Path) 
     assert "closed, invite, open (closed)" in shown
 
 
+@pytest.mark.parametrize("columns", [72, 80, 120])
+def test_the_help_of_serve_breaks_no_line_within_a_word(tmp_path: Path, columns: int) -> None:
+    shown = words(gateway(tmp_path, "serve", "--help", COLUMNS=str(columns)).stdout)
+    for field in Settings.model_fields.values():
+        assert words(str(field.description)) - {"e-mail"} <= shown
+
+
+def words(text: str) -> set[str]:
+    return {word.rstrip(",") for word in text.split()}
+
+
 def test_the_help_of_simulate_provider_lists_what_a_model_name_can_ask_for(tmp_path: Path) -> None:
     shown = gateway(tmp_path, "simulate-provider", "--help").stdout
     assert all(option in shown for option in ("words=N", "cut=N", "stall=N", "usage=", "gap_ms=N"))
@@ -125,8 +136,57 @@ def test_the_env_file_is_read_and_an_empty_variable_is_unset(tmp_path: Path) -> 
     assert "GATEWAY_PORT" in refusal(gateway(tmp_path, "serve", GATEWAY_PORT=""))
 
 
+def test_a_name_that_is_no_setting_is_warned_of_once_and_the_server_starts(migrated: Path) -> None:
+    (migrated / ".env").write_text("GATEWAY_HOTS=canary.example\nGATEWAY_BRAND=Acme\nGATEWAY_VERSION=1.2\n")
+    given = {
+        "GATEWAY_SINGUP": "canary",
+        "GATEWAY_OF_THE_NEXT_VERSION": "canary",
+        "GATEWAY_EMPTY": "",
+        "gateway_signup": "invite",
+        # What Kubernetes sets for a service called gateway.
+        "GATEWAY_SERVICE_HOST": "10.0.0.7",
+        "GATEWAY_SERVICE_PORT": "8000",
+        "GATEWAY_SERVICE_PORT_HTTP": "8000",
+        "GATEWAY_PORT": "tcp://10.0.0.7:8000",
+        "GATEWAY_PORT_8000_TCP": "tcp://10.0.0.7:8000",
+        "GATEWAY_PORT_8000_TCP_PROTO": "tcp",
+        "GATEWAY_PORT_8000_TCP_PORT": "8000",
+        "GATEWAY_PORT_8000_TCP_ADDR": "10.0.0.7",
+    }
+    server = Process(["serve", "--port", "0"], {**given, "GATEWAY_LOG_FORMAT": "json"}, migrated / "gateway.log")
+    assert server.stop() == 0
+    told = server.log.read_text()
+    warnings = [line for line in map(json.loads, told.splitlines()) if line["level"] == "warning"]
+    assert {(line["variable"], line.get("meant")) for line in warnings} == {
+        ("GATEWAY_HOTS", "GATEWAY_HOST"),
+        ("GATEWAY_OF_THE_NEXT_VERSION", None),
+        ("GATEWAY_SINGUP", "GATEWAY_SIGNUP"),
+    }
+    assert len(warnings) == 3
+    assert "canary" not in told
+
+
+def test_it_is_warned_of_when_the_server_cannot_start_and_by_the_demo(tmp_path: Path) -> None:
+    done = gateway(tmp_path, "serve", GATEWAY_DATABSE_URL="postgres://user:canary@host/name")
+    assert done.returncode == 2
+    assert "meant=GATEWAY_DATABASE_URL variable=GATEWAY_DATABSE_URL" in done.stderr
+    assert "canary" not in done.stderr
+    demo = Process(["demo", "--port", "0"], {"GATEWAY_SINGUP": "open"}, tmp_path / "demo.log")
+    assert demo.stop() == 0
+    assert "meant=GATEWAY_SIGNUP variable=GATEWAY_SINGUP" in demo.log.read_text()
+
+
+def test_a_port_that_kubernetes_has_set_is_told_as_that(tmp_path: Path) -> None:
+    told = refusal(gateway(tmp_path, "serve", GATEWAY_PORT="tcp://10.0.0.7:8000"))
+    assert "GATEWAY_PORT: 'tcp://10.0.0.7:8000' is what Kubernetes sets it to" in told
+    assert "enableServiceLinks: false, or set it, or --port" in told
+
+
 def test_a_bad_secret_key_and_a_database_password_are_not_repeated(tmp_path: Path) -> None:
-    assert "tooshort" not in refusal(gateway(tmp_path, "serve", GATEWAY_SECRET_KEY="tooshort"))
+    told = refusal(gateway(tmp_path, "serve", GATEWAY_SECRET_KEY="tooshort"))
+    assert told == (
+        "gateway: GATEWAY_SECRET_KEY: must have at least 16 characters; make one with: openssl rand -hex 32\n"
+    )
     told = refusal(gateway(tmp_path, "migrate", GATEWAY_DATABASE_URL=POSTGRES))
     assert "GATEWAY_DATABASE_URL" in told
     assert "pass-word" not in told

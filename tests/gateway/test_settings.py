@@ -31,9 +31,14 @@ WRONG: dict[str, dict[str, str]] = {
         "redis//:canary@host/0": "redis://host:port/0",
         "redis://host/zero": "redis://host:port/0",
     },
-    "GATEWAY_PORT": {"-1": "port to listen on", "65536": "less than or equal to 65535", "http": "valid integer"},
+    "GATEWAY_PORT": {
+        "-1": "port to listen on",
+        "65536": "less than or equal to 65535",
+        "http": "valid integer",
+        "tcp://10.0.0.7:8000": "enableServiceLinks: false, or set it, or --port",
+    },
     "GATEWAY_WORKERS": {"0": "greater than or equal to 1", "257": "256", "two": "valid integer"},
-    "GATEWAY_SECRET_KEY": {"canary": "openssl rand -hex 32"},
+    "GATEWAY_SECRET_KEY": {"canary": "must have at least 16 characters; make one with: openssl rand -hex 32"},
     "GATEWAY_SIGNUP": {"Open": "'closed', 'invite' or 'open'"},
     "GATEWAY_PUBLIC_URL": {
         "api.example.com": "as https://api.example.com",

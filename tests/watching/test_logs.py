@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.faults.books import leave, line_of, record_of
-from tests.rig import Rig
+from tests.rig import Rig, close_desks, start_rig
+from tests.stores import CLUSTER, SQLITE, on
 from tests.watching.numbers import numbers, wait_for
 
 CANARY = "canary"
@@ -167,6 +172,44 @@ async def test_no_secret_and_nobodys_words_stand_in_any_log(cluster: Rig) -> Non
     assert key not in logs
     assert logs.count("an attempt failed") > 5, "the failures themselves are told"
     assert "a stream broke" in logs
+
+
+@pytest.mark.parametrize(("kind", "workers"), [(SQLITE, 1), (CLUSTER, 2)])
+async def test_a_server_tells_once_how_many_workers_serve_and_of_its_stop(
+    tmp_path: Path, kind: str, workers: int
+) -> None:
+    close_desks()
+    with (
+        on(kind),
+        start_rig(tmp_path, GATEWAY_LOG_FORMAT="json", GATEWAY_SINGUP="open", GATEWAY_SHUTDOWN_S="20") as rig,
+    ):
+        upstream = "sim:words=2,gate,tag=stages"
+        model = rig.alias(upstream)
+        ada = rig.customer(models=[model])
+        call = asyncio.create_task(rig.chat(ada, model))
+        await rig.provider.wait(upstream)
+        assert [line["event"] for line in stages(rig)] == ["no setting has this name, it is left out", "serving"]
+        assert (stages(rig)[1]["workers"], stages(rig)[1]["url"]) == (workers, rig.url)
+        rig.server.popen.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            while len(stages(rig)) < 3:
+                await asyncio.sleep(0.05)
+        assert not call.done()
+        assert stages(rig)[2]["event"].startswith("stopping: ")
+        assert stages(rig)[2]["within_s"] == 20
+        await rig.provider.release(upstream)
+        assert (await call).status == 200
+        assert await asyncio.to_thread(rig.server.stop) == 0
+        told = stages(rig)
+        assert [line["event"] for line in told[3:]] == ["stopped"]
+        rig.reconcile()
+    close_desks()
+
+
+def stages(rig: Rig) -> list[dict[str, Any]]:
+    """What the log tells besides requests."""
+    told = [json.loads(line) for line in rig.server.log.read_text().splitlines()]
+    return [line for line in told if line["event"] != "request"]
 
 
 async def test_people_read_lines_and_not_json(rig: Rig) -> None:
