@@ -211,6 +211,6 @@ def _line(record: UsageRecord) -> tuple[object, ...]:
         record.cache_write_tokens,
         record.output_tokens,
         Number(credits_text(record.charge_nano)),
-        record.first_byte_ms,
+        record.first_byte_ms if record.is_answered else None,
         record.total_ms,
     )
