@@ -127,6 +127,11 @@ async def test_a_wrong_code_is_told_beside_the_field_and_kept(ada: Visitor, code
     assert form_of(page.text, "/billing/redeem")["code"] == code
 
 
+async def test_an_empty_code_is_said_to_be_missing(ada: Visitor) -> None:
+    page = await ada.send("/billing", "/billing/redeem", code=" ")
+    assert (page.status, page.text.count('class="error">This is missing.<')) == (422, 1)
+
+
 async def test_codes_cannot_be_tried_for_long(ada: Visitor) -> None:
     form = form_of((await ada.get("/billing")).text, "/billing/redeem") | {"code": "ABCDE-12345-FGHJK-67890"}
     statuses = [(await ada.post("/billing/redeem", form)).status for _ in range(11)]

@@ -179,6 +179,8 @@ async def test_pages_follow_each_other_without_gap_or_repeat(rig: Rig, ada: Visi
     [
         ("since=yesterday", "&#39;yesterday&#39; is not a day"),
         ("since=2026-11-20&until=2026-11-01", "The first day is after the last one"),
+        ("since=2026-11-20&until=tomorrow", "&#39;tomorrow&#39; is not a day"),
+        ("until=tomorrow&since=yesterday", "&#39;yesterday&#39; is not a day"),
         ("outcome=lost", "outcome"),
         ("key=mine", "Choose a key from the list"),
         (f"key={'9' * 5_000}", "Choose a key from the list"),
