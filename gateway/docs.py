@@ -29,10 +29,15 @@ _PAGE = """<!doctype html>
 <title>{brand} API</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="/static/swagger-ui/swagger-ui.css">
+<link rel="stylesheet" href="/static/docs/api.css">
+<script src="/static/docs/api.js"></script>
 <script src="/static/swagger-ui/swagger-ui-bundle.js" defer></script>
-<script src="/static/docs/api.js" defer></script>
 </head>
 <body>
+<header class="top">
+  <a class="brand" href="/">{brand}</a>
+  <nav aria-label="Pages"><ul><li><a href="/">Dashboard</a></li><li><a href="/docs">Docs</a></li></ul></nav>
+</header>
 <noscript>This page needs JavaScript; see <a href="/docs/api/openapi.json">openapi.json</a>.</noscript>
 <div id="api"></div>
 </body>

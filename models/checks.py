@@ -22,7 +22,9 @@ def check_text(
     if not isinstance(value, str):
         raise BadInput(f"{field}: must be text, not {type(value).__name__}", field=field)
     text = value.strip() if spaces else value
-    if not 1 <= len(text) <= most:
+    if not text:
+        raise BadInput(f"{field}: is missing", field=field)
+    if len(text) > most:
         raise BadInput(f"{field}: must have 1 to {most} characters, got {len(text)}", field=field)
     allowed = "\n\t" if lines else ""
     shown = "" if secret else f" {text!r}"

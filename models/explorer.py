@@ -47,6 +47,11 @@ class UsageRecord(msgspec.Struct, frozen=True):
     def meters(self) -> Meters:
         return Meters(self.fresh_tokens, self.cached_tokens, self.cache_write_tokens, self.output_tokens)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether an answer began. Without one 0 ms are stored; no real one is so fast, as the hold alone takes longer."""
+        return self.outcome == "served" or self.first_byte_ms > 0
+
 
 class Page(msgspec.Struct, frozen=True):
     """Records newest first. `next` is the cursor of the page after it, None on the last."""

@@ -41,6 +41,8 @@ async def change_password(database: Database, me: SignedIn, present: str, passwo
 
 async def check_own_password(database: Database, me: SignedIn, password: str, *, field: str) -> User:
     """Raises BadInput unless it is the password of who is signed in."""
+    if not password:
+        raise BadInput(f"{field}: is missing", field=field)
     user = await check_login(database, me.email, password)
     if user is None:
         raise _not_yours(field)

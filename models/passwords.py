@@ -32,13 +32,20 @@ T = TypeVar("T")
 
 async def hash_new_password(password: object, *, field: str = "password") -> str:
     """Argon2id of a good password. Raises BadInput for others, and LimitExceeded when too many wait."""
+    return await _in_line(_passwords.hash, check_new_password(password, field=field))
+
+
+def check_new_password(password: object, *, field: str = "password") -> str:
+    """`password` as it is. Raises BadInput for one that is no good."""
+    if password is None or password == "":
+        raise BadInput(f"{field}: is missing", field=field)
     if not isinstance(password, str) or not LEAST_PASSWORD <= len(password) <= MOST_PASSWORD:
         raise BadInput(f"{field}: must have {LEAST_PASSWORD} to {MOST_PASSWORD} characters", field=field)
     try:
         password.encode()
     except UnicodeEncodeError:
         raise BadInput(f"{field}: has characters that cannot be encoded", field=field) from None
-    return await _in_line(_passwords.hash, password)
+    return password
 
 
 async def is_password(password: str, stored: str | None) -> bool:

@@ -7,12 +7,12 @@ import re
 from sanic.response import HTTPResponse
 
 from gateway.dashboard import signing
-from gateway.dashboard.pages import Pages, said
+from gateway.dashboard.pages import Pages, mistakes, said
 from gateway.dashboard.visits import Visit
 from models.erasure import erase_account
 from models.errors import BadInput
 from models.logins import change_password, check_own_password, rename
-from models.passwords import LEAST_PASSWORD
+from models.passwords import LEAST_PASSWORD, check_new_password
 from models.records import Account
 from models.sessions import end_session, end_sessions, session_rows
 
@@ -60,7 +60,8 @@ async def save_password(visit: Visit) -> HTTPResponse:
     try:
         user = await change_password(visit.database, visit.me, form.get("present", ""), form.get("password", ""))
     except BadInput as error:
-        return await _page(visit, errors={error.field or "password": said(error)})
+        errors = mistakes(form, password=check_new_password) | {error.field or "password": said(error)}
+        return await _page(visit, errors=errors)
     await signing.enter(visit, user)
     return visit.redirect("/account?done=password")
 

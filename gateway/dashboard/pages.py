@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -170,7 +170,20 @@ def trouble(visit: Visit, status: int, title: str, text: str) -> HTTPResponse:
 def said(error: BadInput | NotFound) -> str:
     """What stands beside a field: without its name, which is its label."""
     text = str(error).removeprefix(f"{error.field}: ")
+    if text.startswith("is "):
+        text = f"this {text}"
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
+def mistakes(form: Mapping[str, str], **checks: Callable[[str], object]) -> dict[str, str]:
+    """What is wrong in a form, by field and all of it at once. A check gets what was typed, and raises BadInput."""
+    errors = {}
+    for field, check in checks.items():
+        try:
+            check(form.get(field, ""))
+        except BadInput as error:
+            errors[field] = said(error)
+    return errors
 
 
 def too_many(error: LimitExceeded) -> str:

@@ -7,14 +7,15 @@ from sanic.response import HTTPResponse
 from gateway.dashboard.devices import device_of, remember
 from gateway.dashboard.guards import safe_next
 from gateway.dashboard.kept import carried
-from gateway.dashboard.pages import Pages, said, too_many
+from gateway.dashboard.pages import Pages, mistakes, said, too_many
 from gateway.dashboard.visits import Visit
-from models.accounts import create_account
+from models.accounts import clean_email, create_account
+from models.codes import clean_code
 from models.errors import AlreadyExists, BadInput, LimitExceeded
 from models.ids import SECOND_US
 from models.invites import create_invited_account
 from models.logins import check_login
-from models.passwords import LEAST_PASSWORD
+from models.passwords import LEAST_PASSWORD, check_new_password
 from models.records import User
 from models.sessions import LONGEST_US, begin_session, end_session
 
@@ -78,6 +79,9 @@ async def sign_up(visit: Visit) -> HTTPResponse:
         return _sign_up_form(visit, status=403)
     try:
         await visit.throttle("sign-up", visit.client.network, quota=_SIGN_UPS_BY_ADDRESS, window_s=_WINDOW_S)
+        errors = _mistakes(visit)
+        if errors:
+            return _sign_up_form(visit, status=422, errors=errors)
         user = await _make_account(visit)
     except LimitExceeded as error:
         return _sign_up_form(visit, status=429, errors={"email": f"Too many tries. {too_many(error)}"})
@@ -115,6 +119,13 @@ async def enter(visit: Visit, user: User) -> None:
     )
     visit.begin(token, lasting_s=LONGEST_US // SECOND_US)
     remember(visit, user)
+
+
+def _mistakes(visit: Visit) -> dict[str, str]:
+    """What can be seen to be wrong before anything is looked up."""
+    if visit.site.settings.signup == "invite":
+        return mistakes(visit.form, email=clean_email, password=check_new_password, invite=clean_code)
+    return mistakes(visit.form, email=clean_email, password=check_new_password)
 
 
 async def _make_account(visit: Visit) -> User:

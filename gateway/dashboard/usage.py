@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,7 +12,7 @@ import msgspec
 from sanic.response import HTTPResponse
 
 from gateway.dashboard import charts
-from gateway.dashboard.pages import Pages
+from gateway.dashboard.pages import Pages, mistakes
 from gateway.dashboard.visits import Visit
 from models.errors import BadInput
 from models.explorer import UsageRecord, receipt, usage_page, usage_pages
@@ -70,7 +71,8 @@ async def show_usage(visit: Visit) -> HTTPResponse:
             visit.database, visit.me.account_id, only, before=visit.query.get("before") or None, size=_SIZE
         )
     except BadInput as error:
-        shown["errors"] = {error.field or "since": str(error)}
+        days = mistakes(form, since=partial(_day, field="since"), until=partial(_day, field="until"))
+        shown["errors"] = days | {error.field or "since": str(error)}
         return visit.render("usage.html", status=422, **shown)
     by = "key" if form["by"] == "key" else "model"
     measure = _MEASURES.get(form["show"], _MEASURES["credits"])
@@ -131,8 +133,8 @@ async def export(visit: Visit) -> HTTPResponse | None:
 
 def filter_of(form: dict[str, str], today: date) -> UsageFilter:
     """The filter of a form: days are UTC, both included; without days, the last thirty. Raises BadInput by field."""
-    until = _day(form, "until") or today
-    since = _day(form, "since") or until - timedelta(days=_DAYS - 1)
+    until = _day(form["until"], field="until") or today
+    since = _day(form["since"], field="since") or until - timedelta(days=_DAYS - 1)
     if since > until:
         raise BadInput("The first day is after the last one; choose an earlier one.", field="since")
     if form["key"] and not (form["key"].isascii() and form["key"].isdecimal() and len(form["key"]) < _ID_DIGITS):
@@ -151,15 +153,15 @@ def _iso_day(at_us: int | None) -> str:
     return to_datetime(at_us or 0).date().isoformat()
 
 
-def _day(form: dict[str, str], field: str) -> date | None:
-    if not form[field]:
+def _day(text: str, *, field: str) -> date | None:
+    if not text:
         return None
     try:
-        day = date.fromisoformat(form[field])
+        day = date.fromisoformat(text)
     except ValueError:
         day = None
     if day is None or not 1970 <= day.year < 2200:
-        raise BadInput(f"{form[field]!r} is not a day; write it like 2026-11-25.", field=field)
+        raise BadInput(f"{text!r} is not a day; write it like 2026-11-25.", field=field)
     return day
 
 
@@ -211,6 +213,6 @@ def _line(record: UsageRecord) -> tuple[object, ...]:
         record.cache_write_tokens,
         record.output_tokens,
         Number(credits_text(record.charge_nano)),
-        record.first_byte_ms,
+        record.first_byte_ms if record.is_answered else None,
         record.total_ms,
     )

@@ -47,6 +47,10 @@ async def test_a_name_cannot_be_changed_for_ever(ada: Visitor) -> None:
 async def test_a_new_password_needs_the_present_one_and_ends_every_other_session(ada: Visitor) -> None:
     page = await ada.send("/account", "/account/password", present="wrong", password=NEW)
     assert (page.status, "This is not your password." in page.text) == (422, True)
+    page = await ada.send("/account", "/account/password", present="wrong", password="short")
+    assert all(said in page.text for said in ("This is not your password.", "Must have 8 to 1000 characters."))
+    page = await ada.send("/account", "/account/password", present="", password="")
+    assert (page.status, page.text.count("This is missing.")) == (422, 2)
     page = await ada.send("/account", "/account/password", present=PASSWORD, password="short")
     assert (page.status, "Must have 8 to 1000 characters." in page.text) == (422, True)
     async with visiting(ada.rig) as phone, visiting(ada.rig) as thief:

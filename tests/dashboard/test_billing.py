@@ -17,7 +17,7 @@ from models.ids import now_us
 from models.months import month_of
 from models.prices import credits_text, nano_from_credits
 from models.vouchers import make_vouchers
-from tests.dashboard.browsers import sign_up, window
+from tests.dashboard.browsers import PHONE, run, sign_up, window
 from tests.dashboard.visitor import Visitor, form_of
 from tests.rig import Customer, Rig
 
@@ -127,6 +127,11 @@ async def test_a_wrong_code_is_told_beside_the_field_and_kept(ada: Visitor, code
     assert form_of(page.text, "/billing/redeem")["code"] == code
 
 
+async def test_an_empty_code_is_said_to_be_missing(ada: Visitor) -> None:
+    page = await ada.send("/billing", "/billing/redeem", code=" ")
+    assert (page.status, page.text.count('class="error">This is missing.<')) == (422, 1)
+
+
 async def test_codes_cannot_be_tried_for_long(ada: Visitor) -> None:
     form = form_of((await ada.get("/billing")).text, "/billing/redeem") | {"code": "ABCDE-12345-FGHJK-67890"}
     statuses = [(await ada.post("/billing/redeem", form)).status for _ in range(11)]
@@ -190,6 +195,25 @@ def test_paging_with_scripts_shows_the_next_movements_from_their_top(rig: Rig, b
         assert page.is_visible("#ledger-title")
         page.go_back()
         expect(page.locator("#ledger tbody tr")).to_have_count(50)
+
+
+def test_on_a_phone_movements_fit_however_many_digits_they_have(rig: Rig, browser: Browser) -> None:
+    person = sign_up(rig)
+    alias = rig.alias("sim:words=3")
+    rig.desk.credits.grant(person.email, credits="1234567.123456789", reason="test", grant_key=f"long-{person.email}")
+    issued = rig.desk.keys.issue(person.email, name="laptop", models=[alias])
+    key = Customer(person.email, issued.id, issued.secret, {"Authorization": f"Bearer {issued.secret}"})
+    run(rig.chat(key, alias))
+    run(rig.settled(key, records=1))
+    with window(browser, rig, person, viewport=PHONE) as page:
+        for address in ("/billing", f"/billing/statements/{this_month()}"):
+            page.goto(address)
+            boxes = page.locator(".scroll").evaluate_all(
+                "boxes => boxes.map((box) => box.scrollWidth - box.clientWidth)"
+            )
+            assert (len(boxes) > 0, max(boxes)) == (True, 0), address
+            line = page.locator(".movements tbody tr", has_text="Credits granted")
+            assert line.get_by_text("1,234,567.123456789").count() == 2
 
 
 def test_a_statement_prints_without_what_is_for_screens(rig: Rig, browser: Browser) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from gateway.errors import HTTP_CODES, TABLE
 from gateway.openapi_schemas import SCHEMAS
@@ -318,6 +318,32 @@ def test_the_index_folds_on_a_phone_and_needs_no_script(rig: Rig, browser: Brows
         assert page.inner_text("h1") == "Errors"
         # Without scripts nothing copies, so nothing offers to.
         assert page.locator("[data-copy]:visible").count() == 0
+
+
+def test_the_page_of_the_api_leads_back_and_is_as_dark_as_is_preferred_or_chosen(rig: Rig, browser: Browser) -> None:
+    inks = "['.opblock-tag', '.header-col'].map((name) => getComputedStyle(document.querySelector(name)).color)"
+    for preferred, chosen, is_dark in (("light", "", False), ("dark", "", True), ("dark", "light", False)):
+        with window(browser, rig, color_scheme=preferred, viewport=PHONE) as page:
+            if chosen:
+                page.context.add_cookies([{"name": "theme", "value": chosen, "url": rig.url}])
+            page.goto("/docs/api")
+            page.wait_for_selector(".opblock-tag")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            page.locator(".opblock-summary-control").first.click()
+            page.wait_for_selector(".header-col")
+            paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+            assert (paper == "rgb(28, 32, 34)") == is_dark, (preferred, chosen)
+            assert [_lightness(ink) > 128 for ink in page.evaluate(inks)] == [is_dark] * 2, (preferred, chosen)
+            page.get_by_role("banner").get_by_role("link", name="Docs").click()
+            page.wait_for_url("**/docs")
+            page.goto("/docs/api")
+            page.get_by_role("link", name="Dashboard").click()
+            expect(page.locator("h1")).to_have_text("Sign in")
+
+
+def _lightness(colour: str) -> float:
+    """Of `rgb(…)`, from 0 to 255."""
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
 
 
 def test_a_page_is_light_and_its_button_copies_the_block(rig: Rig, browser: Browser) -> None:

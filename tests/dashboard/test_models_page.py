@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from playwright.sync_api import Browser, expect
 
 from models.prices import credits_text
-from tests.dashboard.browsers import sign_up, window
+from tests.dashboard.browsers import PHONE, sign_up, window
 from tests.dashboard.visitor import Visitor
 from tests.rig import Price, Rig
 
@@ -103,3 +103,18 @@ def test_the_list_is_searched_while_one_types(rig: Rig, browser: Browser) -> Non
         expect(page.get_by_text(other, exact=True)).to_have_count(0)
         page.get_by_role("button", name=f"Copy {alias}", exact=True).click()
         assert page.evaluate("() => navigator.clipboard.readText()") == alias
+
+
+def test_on_a_phone_every_price_and_the_estimate_are_seen_with_their_names(rig: Rig, browser: Browser) -> None:
+    alias = rig.alias(EXACT, price=Price("0.27", "1.10", cached="0.07", written="0.3375"))
+    with window(browser, rig, sign_up(rig), viewport=PHONE) as page:
+        page.goto(f"/models?q={alias}")
+        box = page.get_by_role("region", name="Models and prices")
+        assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+        seen = box.locator("td").evaluate_all(
+            "cells => cells.map((cell) => [getComputedStyle(cell, '::before').content, cell.innerText])"
+        )
+        assert [(name.strip('"'), text.split()[0]) for name, text in seen] == [
+            ("Input", "$0.27"), ("Cached input", "$0.07"), ("Cache write", "$0.3375"), ("Output", "$1.10"),
+            ("1,000 requests of 1,000 in, 300 out", "60"), ("Context", "64,000"), ("Most output", "8,192"),
+        ]  # fmt: skip

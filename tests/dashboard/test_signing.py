@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import re
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -62,6 +63,23 @@ async def test_what_is_wrong_stands_beside_its_field_and_the_rest_is_kept(
     assert f'value="{html.escape(email)}"'.replace("\0", "\ufffd") in page.text
     assert f'value="{password}"' not in page.text
     assert page.text.count('aria-invalid="true"') == 1
+
+
+@pytest.mark.parametrize(
+    ("email", "password", "said"),
+    [
+        ("bob", "short", ["is not an e-mail address", "Must have 8 to 1000 characters."]),
+        (" ", "", ["This is missing."] * 2),
+        ("bob", "", ["is not an e-mail address", "This is missing."]),
+    ],
+)
+async def test_all_that_is_wrong_is_named_at_once(
+    stranger: Visitor, email: str, password: str, said: list[str]
+) -> None:
+    page = await stranger.send("/signup", email=email, password=password)
+    errors = re.findall(r'<small id="help-(\w+)" class="error">([^<]+)', page.text)
+    assert (page.status, [field for field, _ in errors]) == (422, ["email", "password"])
+    assert [words in error for words, (_, error) in zip(said, errors, strict=True)] == [True] * 2
 
 
 @pytest.mark.parametrize("email", ["nul\0@example.com", "x" * 5_000, "é'\"--@example.com", ""])

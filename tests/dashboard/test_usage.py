@@ -89,6 +89,32 @@ async def test_a_failed_call_is_listed_and_free(rig: Rig, ada: Visitor) -> None:
     assert (line["outcome"], line["credits"]) == ("failed", "0")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_receipt_and_the_export_say_when_no_answer_came(rig: Rig, ada: Visitor, stream: bool) -> None:
+    alias = rig.alias("sim:status=500,tag=unanswered")
+    key = customer(rig, ada.email, alias)
+    request_id = (await rig.chat(key, alias, stream=stream)).headers["x-request-id"]
+    await rig.recorded(key, 1)
+    page = await ada.get(f"/usage/{request_id}")
+    assert re.search(r"<dd>no answer came; the request ended after [\d.]+ m?s</dd>", page.text)
+    assert "first byte" not in page.text
+    assert "Token counts" not in page.text
+    [line] = lines_of((await ada.get("/usage.csv")).text)
+    assert (line["first_byte_ms"], line["total_ms"].isdecimal()) == ("", True)
+
+
+async def test_the_receipt_of_an_answer_that_broke_off_says_so(rig: Rig, ada: Visitor) -> None:
+    alias = rig.alias("sim:words=5,cut=2")
+    key = customer(rig, ada.email, alias)
+    request_id = (await rig.chat(key, alias, stream=True)).headers["x-request-id"]
+    await rig.recorded(key, 1)
+    page = await ada.get(f"/usage/{request_id}")
+    assert re.search(r"streamed; its first byte after [\d.]+ m?s, broken off after [\d.]+ m?s</dd>", page.text)
+    assert "Token counts" not in page.text
+    [line] = lines_of((await ada.get("/usage.csv")).text)
+    assert int(line["first_byte_ms"]) > 0
+
+
 async def test_the_receipt_multiplies_tokens_by_the_price(rig: Rig, ada: Visitor) -> None:
     alias = rig.alias(EXACT)
     answer = await rig.chat(customer(rig, ada.email, alias), alias)
@@ -153,6 +179,8 @@ async def test_pages_follow_each_other_without_gap_or_repeat(rig: Rig, ada: Visi
     [
         ("since=yesterday", "&#39;yesterday&#39; is not a day"),
         ("since=2026-11-20&until=2026-11-01", "The first day is after the last one"),
+        ("since=2026-11-20&until=tomorrow", "&#39;tomorrow&#39; is not a day"),
+        ("until=tomorrow&since=yesterday", "&#39;yesterday&#39; is not a day"),
         ("outcome=lost", "outcome"),
         ("key=mine", "Choose a key from the list"),
         (f"key={'9' * 5_000}", "Choose a key from the list"),
