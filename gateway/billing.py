@@ -19,11 +19,10 @@ from gateway.batching import RETRY, Batcher
 from gateway.metrics import Metrics
 from gateway.spool import Settlement, Spool
 from models.database import is_away
-from models.errors import DomainError, InsufficientCredits, LedgerUnavailable, NotFound
+from models.errors import DomainError, LedgerUnavailable, NotFound
 from models.ids import SECOND_US, now_us
 from models.ledger import Ledger
 from models.money import Capture, Command, Held, Place, Release, Settled
-from models.prices import credits_text
 from models.records import Quarantine
 
 # Looked at so often, a database that owes an answer keeps nobody waiting for longer than this; and is given up after that.
@@ -106,19 +105,6 @@ class Billing:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._on_abandoned(command, future.result())
             raise
-        except InsufficientCredits as error:
-            # Without a bound of the client's own only the input and a first token have to be covered.
-            costs, less = (
-                ("needs at least {} credits for its input and a first token", "a shorter input")
-                if least_nano < most_nano
-                else ("can cost {} credits", "fewer tokens (a smaller max_tokens helps)")
-            )
-            raise InsufficientCredits(
-                f"Insufficient credits: this request {costs.format(credits_text(error.needed_nano))} and "
-                f"{credits_text(error.available_nano)} are available. Top up in the dashboard under Billing, or send {less}.",
-                available_nano=error.available_nano,
-                needed_nano=error.needed_nano,
-            ) from None
         except LedgerUnavailable:
             raise _unavailable() from None
         return held.amount_nano

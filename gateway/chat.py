@@ -244,6 +244,8 @@ async def _walk(turn: Turn, routes: Sequence[Route], attempt: Callable[[Route], 
             try:
                 answer = await attempt(route)
             except AttemptFailed as failure:
+                # What began was no answer.
+                turn.first_byte_s = 0.0
                 turn.end_attempt(failure.status, error=failure.kind)
                 log.info("an attempt failed", request_id=turn.request_id, route=route.id, reason=str(failure))
                 if failure.dead and may_retry and left:
@@ -286,6 +288,7 @@ def _client_left(turn: Turn) -> None:
     """Nothing was delivered, nothing is charged; the estimate stays counted against the limits of who walked away."""
     if turn.placed and not turn.settled and not turn.handed_over:
         turn.gateway.metrics.count_left(turn.caller.account_id, "before output")
+        turn.first_byte_s = 0.0
         turn.release(LEFT)
 
 

@@ -12,7 +12,7 @@ VERSION = "1"
 REASONS = {
     400: "The body cannot be parsed or billed; `param` names the field. Not charged.",
     401: "The API key is missing, malformed, unknown, disabled, expired or revoked.",
-    402: "The balance does not cover what this request can cost. No model was called.",
+    402: "The balance does not cover what this request can cost, or, without `max_tokens`, its input. No model was called.",
     403: "The model is outside the scope of this key, or cannot be called by anybody at present.",
     404: "There is no such model for this key, or no such endpoint.",
     405: "The endpoint does not answer to this method.",

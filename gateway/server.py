@@ -178,7 +178,7 @@ def _only_server(url: DatabaseUrl) -> Iterator[None]:
     url.path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(file_lock(url.path.with_name(url.path.name + ".lock")))
+            held.enter_context(file_lock(url.lock_path))
         except BlockingIOError:
             raise SetupError(f"another server is already running on {url.path}; stop it first") from None
         yield

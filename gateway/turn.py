@@ -11,10 +11,10 @@ import structlog
 
 from gateway.limits import Admission
 from gateway.metering import estimate_tokens, is_vocabulary_loaded
-from models.errors import DomainError
+from models.errors import DomainError, InsufficientCredits
 from models.ids import new_request_id, now_us
 from models.money import Capture, Release, Settled
-from models.prices import NANO_PER_CREDIT, Meters, PriceVersion
+from models.prices import NANO_PER_CREDIT, Meters, PriceVersion, credits_text
 
 if TYPE_CHECKING:
     from gateway.asks import Ask
@@ -133,14 +133,17 @@ class Turn:
         most_tokens = cap if ask.max_tokens is None else min(ask.max_tokens, cap)
         least_tokens = 1 if ask.max_tokens is None else most_tokens
         each_nano = output_rate * ask.n
-        self.held_nano = await self.gateway.billing.place(
-            self.request_id,
-            self.caller.account_id,
-            input_nano + least_tokens * each_nano,
-            input_nano + most_tokens * each_nano,
-            price_id=self.price.id,
-            at_us=self.at_us,
-        )
+        try:
+            self.held_nano = await self.gateway.billing.place(
+                self.request_id,
+                self.caller.account_id,
+                input_nano + least_tokens * each_nano,
+                input_nano + most_tokens * each_nano,
+                price_id=self.price.id,
+                at_us=self.at_us,
+            )
+        except InsufficientCredits as error:
+            raise _too_dear(error, is_bounded=ask.max_tokens is not None, is_output_free=not each_nano) from None
         self.placed = True
         self.bound = min(most_tokens, (self.held_nano - input_nano) // each_nano) if each_nano else most_tokens
 
@@ -311,3 +314,16 @@ class Turn:
             sum(attempt["cost_nano"] for attempt in self.attempts),
             _encode(self.attempts).decode(),
         )
+
+
+def _too_dear(error: InsufficientCredits, *, is_bounded: bool, is_output_free: bool) -> InsufficientCredits:
+    """What is needed, what there is, and what would help; without a bound only the input and a first token are needed."""
+    needed = f"{credits_text(error.needed_nano)} credits"
+    costs = f"can cost {needed}" if is_bounded else f"needs at least {needed} for its input and a first token"
+    less = "fewer tokens (a smaller max_tokens helps)" if is_bounded and not is_output_free else "a shorter input"
+    return InsufficientCredits(
+        f"Insufficient credits: this request {costs} and {credits_text(error.available_nano)} are available. Top up in the "
+        f"dashboard under Billing, or send {less}.",
+        available_nano=error.available_nano,
+        needed_nano=error.needed_nano,
+    )

@@ -54,10 +54,9 @@ def restore(url: DatabaseUrl, source: Path, aside: str) -> Path | None:
     if not source.exists():
         raise SetupError(f"there is no back-up at {source}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(file_lock(lock))
+            held.enter_context(file_lock(url.lock_path))
         except BlockingIOError:
             raise SetupError(f"a server is running on {path}; stop it first") from None
         draft = held.enter_context(_copied(source, path))
@@ -69,7 +68,7 @@ def restore(url: DatabaseUrl, source: Path, aside: str) -> Path | None:
         # So that the server may open what root has restored.
         owner = (kept or path.parent).stat()
         with contextlib.suppress(PermissionError):
-            for file in (draft, lock):
+            for file in (draft, url.lock_path):
                 os.chown(file, owner.st_uid, owner.st_gid)
         draft.rename(path)
         return kept

@@ -10,7 +10,7 @@ import msgspec
 from models.changes import CATALOG, operator_write
 from models.checks import check_choice, check_text, check_whole
 from models.database import Database
-from models.epochs import living_secret_mark
+from models.epochs import living_secret_marks
 from models.errors import AlreadyExists, BadInput, NotFound, SetupError
 from models.records import CatalogModel, Provider
 from models.secrets import Seal
@@ -61,13 +61,8 @@ async def add_provider(
     url = clean_base_url(base_url)
     credential = seal.close(_clean_credential(api_key))
     field = check_choice(max_tokens_field, field="max_tokens_field", choices=MAX_TOKENS_FIELDS)
-    mark = await living_secret_mark(database)
-    if mark not in (None, seal.mark):
-        raise SetupError(
-            "GATEWAY_SECRET_KEY: is not the one that the running servers use, and they could not read this credential; "
-            "set theirs"
-        )
     async with operator_write(database, operator) as write:
+        await _check_seal(database, seal)
         if await Provider.filter(name=shown).exists():
             raise AlreadyExists(f"name: there is a provider {shown!r} already", field="name")
         other = await Provider.all().order_by("-id").first()
@@ -94,6 +89,7 @@ async def set_credential(
     text = _clean_credential(api_key)
     credential = seal.close(text)
     async with operator_write(database, operator) as write:
+        await _check_seal(database, seal)
         row = await find_provider(provider)
         if _opened(seal, (await Provider.get(id=row.id)).credential) == text:
             return
@@ -216,6 +212,15 @@ def clean_base_url(value: object) -> str:
 
 def _clean_credential(api_key: object) -> str:
     return check_text(api_key, field="api_key", most=4_000, spaces=False, secret=True)
+
+
+async def _check_seal(database: Database, seal: Seal) -> None:
+    """Raises SetupError when workers are alive that could not read what is sealed under this key."""
+    if await living_secret_marks(database) - {seal.mark}:
+        raise SetupError(
+            "GATEWAY_SECRET_KEY: is not the one that the running servers use, and they could not read this credential; "
+            "set theirs. If it is lost, stop them first"
+        )
 
 
 def _opened(seal: Seal, sealed: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import unicodedata
 from collections.abc import Iterable
 
@@ -36,12 +37,16 @@ def check_text(
 
 
 def check_whole(value: object, *, field: str, least: int, most: int = MOST_BIGINT) -> int:
-    """`value` as it is. Raises BadInput unless it is an int (not a bool) from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """`value` as an int. Raises BadInput unless it is a whole number (a data frame's, too; not a bool) in these bounds."""
+    try:
+        whole = operator.index(value) if not isinstance(value, bool) else None  # type: ignore[arg-type]
+    except TypeError:
+        whole = None
+    if whole is None:
         raise BadInput(f"{field}: must be a whole number, not {value!r}", field=field)
-    if not least <= value <= most:
-        raise BadInput(f"{field}: must be from {least} to {most}, got {value}", field=field)
-    return value
+    if not least <= whole <= most:
+        raise BadInput(f"{field}: must be from {least} to {most}, got {whole}", field=field)
+    return whole
 
 
 def check_amount(nano: object, *, most_nano: int = MOST_BIGINT) -> None:

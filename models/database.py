@@ -68,6 +68,23 @@ class DatabaseUrl:
         """The URL without its password, for messages."""
         return re.sub(r"//([^:/@]+):[^@]*@", r"//\1:…@", self.text)
 
+    @property
+    def lock_path(self) -> Path:
+        """The file that whoever serves a SQLite database keeps locked."""
+        assert self.path is not None
+        return self.path.with_name(self.path.name + ".lock")
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server has this SQLite database."""
+        if not self.lock_path.exists():
+            return False
+        try:
+            with file_lock(self.lock_path):
+                return False
+        except OSError:
+            return True
+
 
 def parse_url(text: str) -> DatabaseUrl:
     """Raises SetupError naming the variable for anything but `sqlite://` and `postgres://`."""
@@ -152,6 +169,8 @@ def is_away(error: BaseException) -> bool:
 def why_unusable(url: DatabaseUrl, error: BaseException) -> str:
     """What the error says; of a PostgreSQL that does not answer, what to do as well."""
     is_silent = isinstance(error, _UNREACHABLE) or getattr(error, "errno", None) in _UNREACHABLE_ERRNOS
+    # Of a name with several addresses asyncio tells in one error without a number that it tried them all.
+    is_silent |= type(error) is OSError and error.errno is None
     if url.path is not None or not is_silent:
         return str(error)
     detail = str(error) or f"nothing within {CONNECT_WITHIN_S:.0f} s"

@@ -79,13 +79,14 @@ async def end_dead_epochs(
     return ids
 
 
-async def living_secret_mark(database: Database) -> str | None:
-    """The `secret_mark` of the worker that began last of those alive; None when nobody serves."""
-    alive = "SELECT secret_mark FROM epoch WHERE ended_us IS NULL"
+async def living_secret_marks(database: Database) -> set[str]:
+    """The `secret_mark` of every worker that is alive and has one; none when nobody serves."""
+    alive = "SELECT DISTINCT secret_mark FROM epoch WHERE ended_us IS NULL AND secret_mark IS NOT NULL"
     if database.dialect == "postgres":
         alive += f" AND heartbeat_us > {_POSTGRES_NOW} - {int(LEASE_S * SECOND_US)}"
-    rows = await database.rows(f"{alive} ORDER BY id DESC LIMIT 1")
-    return rows[0]["secret_mark"] if rows else None
+    elif not database.url.is_served:
+        return set()
+    return {row["secret_mark"] for row in await database.rows(alive)}
 
 
 async def ended_epochs(database: Database, since_us: int) -> dict[int, int]:

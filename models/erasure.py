@@ -36,7 +36,13 @@ async def erase_account_of(
             raise NotFound(
                 f"account_id: there is no account {number}; accounts.find shows whose is which", field="account_id"
             )
-        if not _are_erased(users) and address not in {user.email for user in users}:
+        # Who is erased has no address any more: then it must be nobody else's.
+        is_another = (
+            await User.filter(email=address).exclude(account_id=number).exists()
+            if _are_erased(users)
+            else address not in {user.email for user in users}
+        )
+        if is_another:
             raise BadInput(
                 f"email: account {number} is not that of {address}, and nothing was erased; accounts.find shows whose it is",
                 field="email",

@@ -58,7 +58,9 @@ def need(module: str, extra: str = "notebooks") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise SetupError(f"{module} is missing; install it with: pip install -e '.[{extra}]' -c constraints.txt") from error
+        raise SetupError(
+            f"{module} is missing; install it with: pip install -e '.[{extra}]' -c constraints.txt"
+        ) from error
 
 
 @contextlib.contextmanager

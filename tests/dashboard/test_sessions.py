@@ -176,7 +176,6 @@ async def test_after_signing_in_one_stays_here(ada: Visitor, stranger: Visitor, 
 # ── tries ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.drill
 async def test_ten_wrong_passwords_and_the_right_one_has_to_wait(rig: Rig, ada: Visitor, ben: Visitor) -> None:
     """From wherever they come, and through whatever form; but a browser that signed in before has ten tries of its own."""
     await ada.send("/", "/signout")

@@ -89,9 +89,12 @@ async def test_a_failed_call_is_listed_and_free(rig: Rig, ada: Visitor) -> None:
     assert (line["outcome"], line["credits"]) == ("failed", "0")
 
 
+@pytest.mark.parametrize("fault", ["status=500", "body=html"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_receipt_and_the_export_say_when_no_answer_came(rig: Rig, ada: Visitor, stream: bool) -> None:
-    alias = rig.alias("sim:status=500,tag=unanswered")
+async def test_a_receipt_and_the_export_say_when_no_answer_came(
+    rig: Rig, ada: Visitor, fault: str, stream: bool
+) -> None:
+    alias = rig.alias(f"sim:{fault},tag=unanswered")
     key = customer(rig, ada.email, alias)
     request_id = (await rig.chat(key, alias, stream=stream)).headers["x-request-id"]
     await rig.recorded(key, 1)

@@ -205,7 +205,14 @@ def test_a_postgres_that_does_not_answer_is_named_with_what_to_do(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "error", [TimeoutError(), ConnectionResetError("reset"), OSError(errno.EHOSTUNREACH, "No route to host")]
+    "error",
+    [
+        TimeoutError(),
+        ConnectionResetError("reset"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        # As asyncio puts it for a name with several addresses.
+        OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 111] Connect call failed"),
+    ],
 )
 def test_one_that_is_silent_is_not_left_without_a_remedy(error: OSError) -> None:
     told = why_unusable(parse_url(POSTGRES), error)

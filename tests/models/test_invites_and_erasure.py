@@ -151,5 +151,7 @@ async def test_an_operator_erases_who_asked_by_number_and_address_together(shop:
     assert (signed.action, signed.operator, signed.reason) == ("account.erase", "olga", "asked for it")
     assert await find_account(shop.database, erased.email) == erased
     before = await trace()
+    with pytest.raises(BadInput, match="nothing was erased"):
+        await erase_account_of(shop.database, "olga", "ada@example.com", account_id=bob.id, reason="asked for it")
     assert await erase_account_of(shop.database, "olga", BOB, account_id=bob.id, reason="asked again") == erased
     assert await trace() == before

@@ -48,8 +48,9 @@ def _costs(desk: ops.Desk) -> Any:
     return desk.catalog.cost_basis(listed_as=listed).publish(reason="")
 
 
-def _number(desk: ops.Desk) -> int:
-    return int(desk.accounts.find(ADA)["account_id"].iloc[0])
+def _number(desk: ops.Desk) -> Any:
+    # As a frame has it: a whole number of numpy's.
+    return desk.accounts.find(ADA)["account_id"].iloc[0]
 
 
 def _rerated(desk: ops.Desk) -> Any:
