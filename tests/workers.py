@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import psutil
 
-FOUND_WITHIN_S = 20
+FOUND_WITHIN_S = 30
 _AT_ONCE = 8
 
 
