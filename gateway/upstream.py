@@ -57,6 +57,10 @@ class _Protocol(ResponseHandler):
         elif self._read_timeout:
             self._read_timeout_handle = self._loop.call_later(left_s, self._on_read_timeout)
 
+    def wait_for_nothing(self) -> None:
+        """Until the next request is sent."""
+        self._drop_timeout()
+
     def allow_silence(self, seconds: float) -> None:
         """From now on; a body that is whole already waits for nothing."""
         waits = self._read_timeout_handle is not None
@@ -75,11 +79,20 @@ class _Connector(aiohttp.TCPConnector):
         self._factory = factory
 
     async def connect(self, *args: Any, **options: Any) -> Any:
-        connection = await super().connect(*args, **options)
-        protocol: Any = connection.protocol
-        _reused.set(getattr(protocol, "served_before", False))
-        protocol.served_before = True
-        return connection
+        while True:
+            connection = await super().connect(*args, **options)
+            protocol: Any = connection.protocol
+            is_reused = getattr(protocol, "served_before", False)
+            # A large answer is read on after its end, and the library then waits for more, with nobody there: what ran out
+            # among the idle connections would be the next request's failure, and so would what is about to.
+            if is_reused and protocol.exception() is not None:
+                connection.close()
+                continue
+            if is_reused:
+                protocol.wait_for_nothing()
+            _reused.set(is_reused)
+            protocol.served_before = True
+            return connection
 
 
 class Upstream:

@@ -8,6 +8,7 @@ import socket
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +202,16 @@ async def _many(rig: Rig, ada: Customer, aliases: list[str], count: int) -> None
                     await response.read()
 
     await asyncio.gather(*[one_after_another() for _ in range(30)])
+
+
+async def test_a_large_answer_leaves_nothing_to_run_out_on_the_connection_that_is_used_again(tmp_path: Path) -> None:
+    """Read on after its end, its connection waited for more; when that ran out, the next request on it failed at once."""
+    with start_rig(tmp_path, GATEWAY_UPSTREAM_IDLE_TIMEOUT_S="0.3") as rig:
+        large, small = (rig.alias(upstream) for upstream in ("sim:words=1,big_event=200000", "sim:words=2"))
+        ada = rig.customer(models=[large, small])
+        for _ in range(4):
+            assert (await rig.chat(ada, large, n=3)).status == 200
+            # Longer than a silence may be, and shorter than a connection is kept: the trouble has no event to wait for.
+            await asyncio.sleep(0.5)
+            assert (await rig.chat(ada, small)).status == 200
+        rig.reconcile()
