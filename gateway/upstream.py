@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
 import msgspec
 from aiohttp.abc import AbstractCookieJar
-from aiohttp.client_proto import ResponseHandler
 
 from gateway.catalog import Route
 from gateway.settings import Settings
+from gateway.transport import Connector, Protocol, Request, reused
 from models.errors import UpstreamRejected
 
 # The client's own mistakes: passed on, never retried elsewhere. Everything else is between us and the provider.
@@ -23,7 +21,6 @@ _MOST_ERROR_BYTES = 64 * 1024
 _MOST_ANSWER_BYTES = 32 * 1024 * 1024
 _MOST_MESSAGE_CHARS = 2_000
 _LONGEST_REST_S = 300.0
-_reused: ContextVar[bool] = ContextVar("reused", default=False)
 
 
 class AttemptFailed(Exception):
@@ -41,74 +38,19 @@ class AttemptFailed(Exception):
         return str(self.status) if self.status not in (0, 200) else str(self).partition(":")[0].replace(" ", "_")
 
 
-class _Protocol(ResponseHandler):
-    """Looks at the clock when its timer fires, where the client library sets a new timer for every packet of a stream."""
-
-    def _reschedule_timeout(self) -> None:
-        self._heard_at = self._loop.time()
-        if self._read_timeout_handle is None and self._read_timeout:
-            self._read_timeout_handle = self._loop.call_later(self._read_timeout, self._on_read_timeout)
-
-    def _on_read_timeout(self) -> None:
-        self._read_timeout_handle = None
-        left_s = self._heard_at + (self._read_timeout or 0.0) - self._loop.time()
-        if left_s <= 0:
-            super()._on_read_timeout()
-        elif self._read_timeout:
-            self._read_timeout_handle = self._loop.call_later(left_s, self._on_read_timeout)
-
-    def wait_for_nothing(self) -> None:
-        """Until the next request is sent."""
-        self._drop_timeout()
-
-    def allow_silence(self, seconds: float) -> None:
-        """From now on; a body that is whole already waits for nothing."""
-        waits = self._read_timeout_handle is not None
-        self._drop_timeout()
-        self.read_timeout = seconds
-        if waits:
-            self._reschedule_timeout()
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Remembers whether a request got a connection that had served before: only such a one can have died unnoticed."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        factory: Any = functools.partial(_Protocol, loop=self._loop)
-        self._factory = factory
-
-    async def connect(self, *args: Any, **options: Any) -> Any:
-        while True:
-            connection = await super().connect(*args, **options)
-            protocol: Any = connection.protocol
-            is_reused = getattr(protocol, "served_before", False)
-            # A large answer is read on after its end, and the library then waits for more, with nobody there: what ran out
-            # among the idle connections would be the next request's failure, and so would what is about to.
-            if is_reused and protocol.exception() is not None:
-                connection.close()
-                continue
-            if is_reused:
-                protocol.wait_for_nothing()
-            _reused.set(is_reused)
-            protocol.served_before = True
-            return connection
-
-
 class Upstream:
     def __init__(self, settings: Settings) -> None:
         self._idle_s = settings.upstream_idle_timeout_s
         jar: AbstractCookieJar = aiohttp.DummyCookieJar()
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=0, ttl_dns_cache=60, keepalive_timeout=30),
+            connector=Connector(limit=0, ttl_dns_cache=60, keepalive_timeout=30),
+            request_class=Request,
             cookie_jar=jar,
             timeout=aiohttp.ClientTimeout(
                 total=None,
                 sock_connect=settings.upstream_connect_timeout_s,
                 sock_read=settings.upstream_first_byte_timeout_s,
             ),
-            # Compressed answers are understood, but not asked for: they would cost more than the bytes they save.
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
             trust_env=False,
         )
 
@@ -123,7 +65,7 @@ class Upstream:
         try:
             response = await self._session.post(route.url, data=body, headers=route.headers, allow_redirects=False)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            dead = _reused.get() and not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
+            dead = reused.get() and not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError)
             raise AttemptFailed(fault_text(error), dead=dead) from None
         except (TimeoutError, aiohttp.ClientError, ValueError) as error:
             raise AttemptFailed(fault_text(error)) from None
@@ -132,7 +74,7 @@ class Upstream:
         if stream and response.content_type != "text/event-stream":
             response.close()
             raise AttemptFailed("no event stream, which was asked for", status=200)
-        if response.connection is not None and isinstance(response.connection.protocol, _Protocol):
+        if response.connection is not None and isinstance(response.connection.protocol, Protocol):
             response.connection.protocol.allow_silence(self._idle_s)
         return response
 

@@ -71,6 +71,30 @@ async def test_an_event_of_a_mebibyte_and_an_answer_of_eight_pass(rig: Rig) -> N
     await rig.settled(ada, records=2)
 
 
+async def test_requests_of_every_size_reach_the_provider_whole(rig: Rig) -> None:
+    """A small body goes out with the headers, a large one after them, however the library does it."""
+    upstream = "sim:words=1,tag=sizes"
+    alias = rig.alias(upstream)
+    ada = rig.customer(models=[alias])
+    texts = ["é" * size for size in (1, 15_000, 16_300, 17_000, 100_000)]
+    for text in texts:
+        for stream in (False, True):
+            body = chat_body(alias, messages=[{"role": "user", "content": text}], stream=stream)
+            assert (await rig.post(ada.headers, body)).status == 200
+    came = [call["body"]["messages"][0]["content"] for call in await rig.provider.calls(upstream)]
+    assert came == [text for text in texts for _ in range(2)]
+
+
+async def test_a_gust_of_events_arrives_whole_and_in_order(rig: Rig) -> None:
+    """What a quick provider sends meanwhile is passed on as one; no word is lost or turned about by it."""
+    alias = rig.alias("sim:words=3000")
+    ada = rig.customer(models=[alias])
+    whole, *streamed = await asyncio.gather(*[rig.chat(ada, alias, stream=number > 0) for number in range(9)])
+    assert {answer.text for answer in streamed} == {whole.json["choices"][0]["message"]["content"]}
+    assert all(answer.is_done for answer in streamed)
+    assert len(streamed[0].text.split()) == 3000
+
+
 # ── faults 51: a line without an end ──────────────────────────────────────────────────────────────────────────────
 
 
