@@ -15,7 +15,7 @@ from gateway.chunks import read_usual_chunk
 from gateway.loose_json import NotJson, read_fields
 from gateway.metering import meters_from_usage
 from gateway.runs import Shape, shape_of
-from gateway.sse import DONE, DONE_EVENT, EventSplitter, event
+from gateway.sse import DONE, DONE_EVENT, EventSplitter, event, usual_data
 from models.prices import Meters
 
 
@@ -30,8 +30,6 @@ _MOST_CUTS = 8
 _NULL, _NOTHING = Raw(b"null"), Raw()
 _EMPTY_LIST = Raw(b"[]")
 _ERROR = Raw(b'"error"')
-# Of the provider's first event, what our own ones repeat.
-_KEPT = frozenset(["created", "system_fingerprint", "service_tier"])
 
 
 class StreamRelay:
@@ -53,7 +51,7 @@ class StreamRelay:
         self._request_id = request_id
         self._roles: set[int] = set()
         self._finished: set[int] = set()
-        self._last_fields: dict[str, Raw] = {}
+        self._frame = b""  # the event whose fields our own chunks repeat
         self._shape: Shape | None = None
 
     @property
@@ -77,7 +75,7 @@ class StreamRelay:
         # A packet often begins or ends with an event that is not like the others (a role, a finish): those one by one,
         # what stands between them as a run. When that does not help soon, all of the rest event by event.
         for _ in range(_MOST_CUTS):
-            if not chunk or not self._splitter.is_between_events:
+            if not chunk or self.ended or not self._splitter.is_between_events:
                 break
             shape = self._shape
             if shape is not None and chunk.startswith(shape.before):
@@ -91,7 +89,12 @@ class StreamRelay:
                 end = chunk.find(b"\n\n") + 2
                 if end < 2:
                     break
-                self._relay(self._splitter.feed(chunk[:end]), out)
+                whole = chunk[:end]
+                data = usual_data(whole)
+                if data:
+                    self._relay_event(data, whole, out)
+                else:
+                    self._relay(self._splitter.feed(whole), out)
             chunk = chunk[end:]
         if chunk:
             self._relay(self._splitter.feed(chunk), out)
@@ -135,31 +138,36 @@ class StreamRelay:
         for data in events:
             if self.ended:
                 break
-            if data == DONE:
-                self.ended = self._done = True
-                break
-            whole = event(data)
-            try:
-                sent = self._relay_one(data, whole)
-            except StreamBroken as fault:
-                # The client gets what came before it in the same packet; if that is the first, another route may serve.
-                if not out or not (self.began or self.is_whole):
-                    raise
-                self.ended, self._fault = True, fault
-                break
-            if sent:
-                out.append(sent)
+            self._relay_event(data, event(data), out)
+
+    def _relay_event(self, data: bytes, whole: bytes, out: list[bytes]) -> None:
+        if data == DONE:
+            self.ended = self._done = True
+            return
+        try:
+            sent = self._relay_one(data, whole)
+        except StreamBroken as fault:
+            # The client gets what came before it in the same packet; if that is the first, another route may serve.
+            if not out or not (self.began or self.is_whole):
+                raise
+            self.ended, self._fault = True, fault
+            return
+        if sent:
+            out.append(sent)
 
     def _relay_one(self, data: bytes, whole: bytes) -> bytes:
         run = self._shape.pass_run(whole) if self._shape is not None else None
         if run is not None:
             self.text += run[1]
             return run[0]
-        out = self._pass(data) or self._rebuild(data)
+        roles, finished = len(self._roles), len(self._finished)
+        out = (b'"usage":{' not in data and self._pass(data)) or self._rebuild(data)
         if not out:
             return b""
         sent = event(out)
-        self._shape = shape_of(whole, sent)
+        # The first event of a choice and its last are like no other.
+        is_between = roles == len(self._roles) and finished == len(self._finished)
+        self._shape = shape_of(whole, sent) if is_between else None
         return sent
 
     def _pass(self, data: bytes) -> bytes:
@@ -188,7 +196,7 @@ class StreamRelay:
             out = out.replace(b',"usage":null', b"")
         if self._id is None:
             self._id = chunk.id
-            self._last_fields = {key: raw.copy() for key, raw in _decode_fields(data).items() if key in _KEPT}
+            self._frame = data
         self._roles.add(choice.index)
         if choice.finish_reason is not None:
             self._finished.add(choice.index)
@@ -212,7 +220,7 @@ class StreamRelay:
         choices = self._choices(fields)
         if not choices and usage != _NULL:
             # A usage chunk. Ours is made at the end, of this one's other fields.
-            self._last_fields = {name: raw.copy() for name, raw in fields.items()}
+            self._frame = data
             return b""
         if not choices and fields.get("choices", _NULL) not in (_NULL, _EMPTY_LIST):
             # Nothing is left of it, and clients reach for the first choice of whatever comes.
@@ -221,7 +229,7 @@ class StreamRelay:
             raise StreamBroken("not a chunk")
         if self._id is None:
             self._id = self._read_id(fields)
-            self._last_fields = {name: raw.copy() for name, raw in fields.items()}
+            self._frame = data
         fields["id"] = Raw(_encode(self._id))
         fields["model"] = Raw(self._alias)
         fields["choices"] = Raw(_encode(choices))
@@ -274,15 +282,16 @@ class StreamRelay:
         return given if isinstance(given, str) and given else f"chatcmpl-{self._request_id}"
 
     def _own_chunk(self, choices: Raw, usage: Raw | None = None) -> bytes:
+        frame = read_fields(self._frame) if self._frame else {}
         fields = {
             "id": Raw(_encode(self._id or f"chatcmpl-{self._request_id}")),
             "object": Raw(b'"chat.completion.chunk"'),
-            "created": self._last_fields.get("created", Raw(b"%d" % self._created_s)),
+            "created": frame.get("created", Raw(b"%d" % self._created_s)),
             "model": Raw(self._alias),
         }
         for name in ("system_fingerprint", "service_tier"):
-            if name in self._last_fields:
-                fields[name] = self._last_fields[name]
+            if name in frame:
+                fields[name] = frame[name]
         fields["choices"] = choices
         if usage is not None:
             fields["usage"] = usage

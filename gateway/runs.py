@@ -10,8 +10,6 @@ import re
 
 import msgspec
 
-# What may not stand beside the words of events that are passed alike: it would be repeated blindly.
-_SPECIAL = re.compile(rb'"(?:finish_reason":\s*"|tool_calls"|role"|index":.*"index")')
 _NEEDLE = 16
 _WORDS = re.compile(rb'"(?:content|reasoning_content|reasoning)": ?"')
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -56,8 +54,11 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def shape_of(came: bytes, out: bytes) -> Shape | None:
-    """The shape of a plain text event, seen in what came and in what went out; None when it is not that plain."""
-    if b"\\" in came or _SPECIAL.search(out):
+    """The shape of a plain text event, seen in what came and in what went out; None when it is not that plain.
+
+    Neither the first event of a choice nor its last: what is beside the words would be repeated blindly.
+    """
+    if b"\\" in came or b'"tool_calls"' in out or out.count(b'"index"') != 1:
         return None
     came_parts, out_parts = _around_words(came), _around_words(out)
     if came_parts is None or out_parts is None or came_parts[1] != out_parts[1]:

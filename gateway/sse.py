@@ -91,6 +91,13 @@ def _data_of(block: bytes) -> bytes:
     return b" ".join(lines).strip()
 
 
+def usual_data(event: bytes) -> bytes:
+    """The data of a whole event that is one plain `data: ` line; nothing for any other, which is the splitter's."""
+    data = event[6:-2]
+    is_usual = event[:6] == b"data: " and data[:1] > b" " and b"\n" not in data and b"\r" not in data
+    return data if is_usual else b""
+
+
 def event(data: bytes) -> bytes:
     """One event of ours: one `data:` line, LF, one blank line."""
     return b"data: " + data + b"\n\n"
