@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ _UNBUFFERED = "cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 class ClientStream:
     def __init__(self, request: Request, lines: str, write_timeout_s: float) -> None:
         self._request = request
+        self._http: Any = request.stream
         self._lines = lines
         self._write_timeout_s = write_timeout_s
         self._response: BaseHTTPResponse | None = None
@@ -33,7 +34,9 @@ class ClientStream:
         self._tasks: set[asyncio.Task[None]] = set()
         self.sent_at = time.monotonic()
         # The task that answers this request; shutting down interrupts it.
-        self.task = asyncio.current_task()
+        protocol: Any = request.protocol
+        self._loop: asyncio.AbstractEventLoop = protocol.loop
+        self.task = asyncio.current_task(self._loop)
         self.interrupted = False
         # The charge is on its way: from here the answer is brought to its end whatever happens.
         self.settling = False
@@ -45,7 +48,7 @@ class ClientStream:
     def open_soon(self) -> None:
         """The provider has answered with its headers: send ours, unless its first words come within a moment."""
         if self._response is None and self._opening is None:
-            self._opening = asyncio.get_running_loop().call_later(HEADERS_AFTER_S, self._open_now)
+            self._opening = self._loop.call_later(HEADERS_AFTER_S, self._open_now)
 
     def _open_now(self) -> None:
         self._opening = None
@@ -79,16 +82,14 @@ class ClientStream:
         self.open_later()
         reply = Reply(None, 200, self._lines + _UNBUFFERED, "text/event-stream; charset=utf-8")
         # What `Request.respond` does, without its response middleware, of which there is none here.
-        stream = self._request.stream
-        assert stream is not None
-        self._response = stream.respond(reply)
+        self._response = self._http.respond(reply)
         return True
 
-    async def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> Awaitable[None]:
         """Waits while the client reads slowly. Raises CancelledError when it is gone."""
         self.sent_at = time.monotonic()
         self._respond()
-        await self._send(data)
+        return self._send(data)
 
     async def finish(self, data: bytes) -> None:
         """The last bytes and the end of the response, in one write."""
@@ -113,17 +114,17 @@ class ClientStream:
         if transport is not None and not self._closed and transport.get_write_buffer_size() == 0:
             await self._send(sse.KEEP_ALIVE)
 
-    async def _send(self, data: bytes, *, end: bool = False) -> None:
-        response = self._response
-        assert response is not None
+    def _send(self, data: bytes, *, end: bool = False) -> Awaitable[None]:
+        # What the response's own `send` does, and no coroutine around it: a stream has hundreds of these.
+        sending: Awaitable[None] = self._http.send(data, end)
         transport: Any = self._request.transport
-        if transport is None or transport.get_write_buffer_size() == 0:
-            await response.send(data, end)
-            return
-        # The client is behind. It may take its time, but not for ever: what waits for it is kept in memory.
+        return self._patiently(sending, transport) if transport and transport.get_write_buffer_size() else sending
+
+    async def _patiently(self, sending: Awaitable[None], transport: Any) -> None:
+        """The client is behind. It may take its time, but not for ever: what waits for it is kept in memory."""
         try:
             async with asyncio.timeout(self._write_timeout_s):
-                await response.send(data, end)
+                await sending
         except TimeoutError:
             transport.abort()
             raise asyncio.CancelledError("the client stopped reading") from None
