@@ -5,6 +5,7 @@ words are in `report`.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,7 +18,15 @@ from tests.bench.measure import Scenario, measure_memory, measure_open_streams, 
 from tests.bench.options import parse_options
 from tests.bench.paid import reconcile, start_gateway
 from tests.bench.peers import PEERS
-from tests.bench.rounds import QUICK_SHARE, choose_scenarios, measure_rounds, run_on_quiet_machine, tell
+from tests.bench.rounds import (
+    QUICK_SHARE,
+    Rounds,
+    choose_scenarios,
+    measure_rounds,
+    run_on_quiet_machine,
+    sittings,
+    tell,
+)
 from tests.bench.servers import Server, start_floor, start_provider
 from tests.bench.stores import Stores, postgres_stores, sqlite_stores
 from tests.bench.watched import BOUND, scraped, ways
@@ -43,6 +52,7 @@ class Bench:
         self.options = options
         self.folder = folder
         self.running = running
+        self.numbers = itertools.count()  # of databases
         self.provider = self.keep(start_provider(folder))
 
     def run(self) -> None:
@@ -64,8 +74,7 @@ class Bench:
         elif options.memory:
             print(report.render_memory(measure_memory(self.gateway(), options.memory)))
         else:
-            samples = measure_rounds(self.servers(), self.scenarios(), options.rounds)
-            print(f"{report.describe_machine(options)}\n\n{report.render_table(samples)}")
+            self.compare_with_floor()
 
     def servers(self) -> list[Server]:
         servers = []
@@ -74,6 +83,15 @@ class Bench:
         if self.options.only != "floor":
             servers.append(self.gateway())
         return servers
+
+    def compare_with_floor(self) -> None:
+        samples: Rounds = {}
+        for rounds in sittings(self.options.rounds):
+            servers = self.servers()
+            samples = measure_rounds(servers, self.scenarios(), rounds, samples)
+            for server in servers:
+                server.stop()
+        print(f"{report.describe_machine(self.options)}\n\n{report.render_table(samples)}")
 
     def compare_open_streams(self) -> None:
         for server in self.servers():
@@ -146,7 +164,7 @@ class Bench:
     def stores(self, name: str) -> Stores:
         if self.options.postgres:
             return self.running.enter_context(postgres_stores())
-        return sqlite_stores(self.folder, name)
+        return sqlite_stores(self.folder, f"{name}-{next(self.numbers)}")
 
     def gateway(
         self,

@@ -19,13 +19,26 @@ REQUESTS = {
 }
 USUAL = [("json", 1), ("json", 64), ("json", 512), ("stream", 1), ("stream", 64), ("stream", 512), ("paced", 64)]
 QUICK_SHARE = 5
+MOST_SITTINGS = 4
 
 Rounds = dict[Scenario, dict[str, list[Sample]]]
 
 
-def measure_rounds(servers: Sequence[Server], scenarios: Sequence[Scenario], rounds: int) -> Rounds:
-    """Each round loads every server with every scenario; who goes first changes from round to round."""
-    samples = {scenario: {server.name: list[Sample]() for server in servers} for scenario in scenarios}
+def sittings(rounds: int) -> list[int]:
+    """How many rounds each set of fresh servers gets: how a process happens to lie in memory moves all of its numbers, by
+    a tenth and more, for as long as it lives."""
+    parts = min(rounds, MOST_SITTINGS)
+    return [rounds // parts + (number < rounds % parts) for number in range(parts)]
+
+
+def measure_rounds(
+    servers: Sequence[Server], scenarios: Sequence[Scenario], rounds: int, before: Rounds | None = None
+) -> Rounds:
+    """Each round loads every server with every scenario; who goes first changes from round to round.
+
+    Samples of an earlier sitting come first.
+    """
+    samples = before or {scenario: {server.name: list[Sample]() for server in servers} for scenario in scenarios}
     for number in range(rounds):
         for scenario in scenarios:
             tell(f"round {number + 1}/{rounds}: {scenario.kind}, {scenario.connections} connections")
