@@ -25,6 +25,7 @@ from gateway.relay import StreamBroken, StreamRelay
 from gateway.reply import Reply, cors_lines
 from gateway.routing import MOST_ATTEMPTS, plan, unavailable
 from gateway.sse import EventTooLarge
+from gateway.transport import read_some
 from gateway.turn import FAILED, LEFT, Turn
 from gateway.upstream import AttemptFailed, fault_text
 from models.errors import DomainError, LedgerUnavailable, LimitExceeded, UpstreamRejected, UpstreamUnavailable
@@ -159,7 +160,7 @@ async def _open_stream(turn: Turn, route: Route, client: ClientStream) -> _Opene
         client.open_soon()
         ask, created_s = turn.ask, turn.at_us // SECOND_US
         relay = StreamRelay(turn.alias.name, turn.request_id, created_s, wants_usage=ask.wants_usage, choices=ask.n)
-        while chunk := await response.content.readany():
+        while chunk := await read_some(response.content):
             first = relay.feed(chunk)
             if first:
                 return _Opened(response, relay, first)
@@ -184,7 +185,7 @@ async def _relay(turn: Turn, upstream: _Opened, client: ClientStream) -> None:
     await client.send(upstream.first)
     try:
         if not upstream.relay.ended:
-            while chunk := await upstream.response.content.readany():
+            while chunk := await read_some(upstream.response.content):
                 out = relay.feed(chunk)
                 if out:
                     await client.send(out)

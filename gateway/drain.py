@@ -9,6 +9,7 @@ import aiohttp
 from gateway.gateway import log
 from gateway.relay import StreamBroken, StreamRelay
 from gateway.sse import EventTooLarge
+from gateway.transport import read_some
 from gateway.turn import FAILED, LEFT, Turn
 
 
@@ -55,7 +56,7 @@ async def _read_on(response: aiohttp.ClientResponse, relay: StreamRelay, bound_s
     """Whether the provider broke off. Within the bound or not, what came is in the relay."""
     try:
         async with asyncio.timeout(bound_s) as bound:
-            async for chunk in response.content.iter_any():
+            while chunk := await read_some(response.content):
                 relay.feed(chunk)
                 if relay.ended:
                     break

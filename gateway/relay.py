@@ -117,8 +117,8 @@ class StreamRelay:
         if self._wants_usage:
             usage = {}
             if self.usage != _NOTHING and self.meters is not None:
-                usage = _decode_fields(self.usage)
-            else:
+                usage = _fields_of(bytes(self.usage))
+            if not usage:
                 counts = (meters.input, meters.output, meters.total)
                 names = ("prompt_tokens", "completion_tokens", "total_tokens")
                 usage = {name: Raw(b"%d" % count) for name, count in zip(names, counts, strict=True)}
@@ -207,6 +207,9 @@ class StreamRelay:
     # ── the careful way: take the event apart, put right what is wrong, put it together ───────────────────────────
 
     def _rebuild(self, data: bytes) -> bytes:
+        if not data.isascii():
+            # Bytes that are no text are read as browsers read them.
+            data = data.decode("utf-8", "replace").encode()
         try:
             fields = read_fields(data)
         except NotJson as error:
@@ -282,7 +285,7 @@ class StreamRelay:
         return given if isinstance(given, str) and given else f"chatcmpl-{self._request_id}"
 
     def _own_chunk(self, choices: Raw, usage: Raw | None = None) -> bytes:
-        frame = read_fields(self._frame) if self._frame else {}
+        frame = _fields_of(self._frame)
         fields = {
             "id": Raw(_encode(self._id or f"chatcmpl-{self._request_id}")),
             "object": Raw(b'"chat.completion.chunk"'),
@@ -296,6 +299,14 @@ class StreamRelay:
         if usage is not None:
             fields["usage"] = usage
         return _encode(fields)
+
+
+def _fields_of(data: bytes) -> dict[str, Raw]:
+    """None of what cannot be read: the answer was paid for, and its end must not fail for what it repeats."""
+    try:
+        return read_fields(data)
+    except NotJson:
+        return {}
 
 
 def _tool_text(raw: Raw) -> bytes:

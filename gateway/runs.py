@@ -33,6 +33,8 @@ class Shape(msgspec.Struct, frozen=True):
         if not (chunk.startswith(self.before) and chunk.endswith(self.after)):
             return None
         middle = chunk[len(self.before) : len(chunk) - len(self.after)]
+        if not _is_text(middle):
+            return None
         if b'"' not in middle and b"\\" not in middle:
             return self.own_before + middle + self.own_after, middle
         # Splitting at a few bytes is quicker than at hundreds; joining again proves that those few stood for all.
@@ -51,6 +53,14 @@ class Shape(msgspec.Struct, frozen=True):
             except (msgspec.DecodeError, UnicodeError):
                 return None
         return self.own_before + self.own_between.join(words) + self.own_after, text
+
+
+def _is_text(events: bytes) -> bool:
+    """No word has half of a character, or no character at all, in it: not even beside its other half in the next one."""
+    try:
+        return events.isascii() or bool(events.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def shape_of(came: bytes, out: bytes) -> Shape | None:

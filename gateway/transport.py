@@ -21,7 +21,25 @@ reused: ContextVar[bool] = ContextVar("reused", default=False)
 _AT_ONCE_BYTES = 32 * 1024
 
 
+async def read_some(content: aiohttp.StreamReader) -> bytes:
+    """What has come of a body, or what comes next; empty at its end.
+
+    Raises what broke the connection, but only when all that came before was read: the library would keep that to itself.
+    """
+    try:
+        return await content.readany()
+    except (aiohttp.ClientError, TimeoutError):
+        pieces: Any = getattr(content, "_buffer", None)
+        left = b"".join(pieces or ())
+        if not left:
+            raise
+        pieces.clear()
+        return left
+
+
 class Protocol(ResponseHandler):
+    _was_paused = False  # since the last request was sent
+
     def _reschedule_timeout(self) -> None:
         # The clock is looked at when the timer fires; a new timer for every packet would be dearer.
         self._heard_at = self._loop.time()
@@ -37,21 +55,29 @@ class Protocol(ResponseHandler):
             self._read_timeout_handle = self._loop.call_later(left_s, self._on_read_timeout)
 
     def data_received(self, data: bytes) -> None:
+        payload = self._payload
+        before = len(getattr(payload, "_buffer", ()))
         super().data_received(data)
         # The events of a packet are read one by one unless they are one.
-        pieces: Any = getattr(self._payload, "_buffer", None)
-        if pieces is not None and len(pieces) > 1:
-            whole = b"".join(pieces)
-            pieces.clear()
-            pieces.append(whole)
+        pieces: Any = getattr(self._payload, "_buffer", ())
+        added = len(pieces) - before if payload is self._payload else len(pieces)
+        if added > 1:
+            latest = [pieces.pop() for _ in range(added)]
+            pieces.append(b"".join(reversed(latest)))
+
+    def pause_reading(self) -> None:
+        self._was_paused = True
+        super().pause_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        # Asked after every piece of a body; only what was paused has anything to resume.
-        if self._reading_paused:
+        # Asked after every piece of a body; without a pause there is nothing to resume. After one there may be even later:
+        # the parser stops once more where it was paused at the very end of a packet.
+        if self._was_paused:
             super().resume_reading(resume_parser)
 
-    def wait_for_nothing(self) -> None:
-        """Until the next request is sent."""
+    def begin_anew(self) -> None:
+        """Wait for nothing until the next request is sent."""
+        self._was_paused = False
         self._drop_timeout()
 
     def allow_silence(self, seconds: float) -> None:
@@ -82,7 +108,7 @@ class Connector(aiohttp.TCPConnector):
                 connection.close()
                 continue
             if is_reused:
-                protocol.wait_for_nothing()
+                protocol.begin_anew()
             reused.set(is_reused)
             protocol.served_before = True
             return connection

@@ -256,6 +256,35 @@ def test_what_is_no_chunk_breaks_the_stream_after_what_came_before_it(bad: bytes
     assert (out, broke, relay.is_whole) == (b"", True, False)
 
 
+@pytest.mark.parametrize("pieces", [[b"a\xff"], [b"\xc3", b"\xa9"], [b"b", b"\xf0\x9f", b"c"]])
+@pytest.mark.parametrize("role", [b"", b'"role":"assistant",'])
+def test_bytes_that_are_no_text_never_reach_a_client(pieces: list[bytes], role: bytes) -> None:
+    """Nor does half of a character whose other half is in the next event."""
+    head, _, tail = json.dumps(chunk("?"), separators=(",", ":")).encode().partition(b'"content":"?"')
+    begun = stream_of(["a", "b"])[:3]
+    events = [*begun, *[head + role + b'"content":"' + words + b'"' + tail for words in [b"x", b"y", *pieces, b"z"]]]
+    _, one_by_one = run([framed([data]) for data in events])
+    _, as_one = run([framed(begun), framed(events[3:])])
+    assert parsed(one_by_one) == parsed(as_one)
+    assert words_of(parsed(as_one))[3:] == ["x", "y", *[words.decode("utf-8", "replace") for words in pieces], "z"]
+
+
+@pytest.mark.parametrize("odd", [b'"x\xff":1', b'"x\xff":' + b"9" * 5000])
+def test_a_whole_answer_has_its_end_whatever_stands_beside_its_first_words(odd: bytes) -> None:
+    """It was charged for by then."""
+    first = json.dumps(chunk("a", finish="stop"), separators=(",", ":")).replace(
+        '"delta":{', '"delta":{"role":"assistant",'
+    )
+    relay, _ = run([framed([b"{" + odd + b"," + first.encode()[1:], DONE])], wants_usage=True)
+    assert relay.is_whole
+    assert (
+        parsed(relay.tail(Meters(fresh=1, output=1), "1").removesuffix(b"data: [DONE]\n\n"))[-1]["usage"][
+            "total_tokens"
+        ]
+        == 2
+    )
+
+
 def test_an_error_in_the_very_first_packet_sends_nothing_so_that_another_route_may_serve() -> None:
     packet = framed([*stream_of(["a", "b"])[:3], b'{"error":{"message":"no"}}'])
     relay, out, broke = until_broken([packet])
