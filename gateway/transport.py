@@ -1,7 +1,7 @@
 """Owns how the client library is bent to calling providers: what it does for everybody, and a stream of events need not pay.
 
-It sets a timer for every packet, parses no bytes after every event, and starts a task for every body; a benchmark's
-stream took a fifth longer with these. What is overridden here belongs to the pinned version of the library.
+It sets a timer for every packet, parses no bytes after every event, and starts a task for every body. What is overridden
+here belongs to the pinned version of the library.
 """
 
 from __future__ import annotations
